@@ -1,0 +1,66 @@
+"""The Flower ClientApp: messages in, :class:`SubnetClient` calls, messages out.
+
+Two handlers. ``query``: who is this node (name, budget, examples). ``train``: one subnet's weights
+come in as one flat array and go back trained, with what was measured on the way.
+"""
+
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.node import device_class, node_data, node_name
+from client.subnet_client import SubnetClient
+from data import Augment, DataSettings
+from supernet.config import Scalar, parse
+from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, SUBNET
+
+app = ClientApp()
+
+
+@app.query()  # type: ignore[untyped-decorator, unused-ignore]
+def query(message: Message, context: Context) -> Message:
+    """Answer who this node is and what it can hold, from its node config."""
+    node, order = context.node_config, _order(message)
+    classes = tuple(filter(None, str(order["device-classes"]).split(",")))
+    settings = parse(DataSettings, order, ignore_unknown=True)
+    examples = len(node_data(node, settings, int(order["seed"])).train)
+    answer: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "name": node_name(node),
+        "examples": examples,
+        "device-class": device_class(node, classes),
+    }
+    for key in ("max-macs", "max-params", "num-partitions"):
+        if key in node:
+            answer[key] = int(node[key])
+    return Message(RecordDict({CONFIG: ConfigRecord(answer)}), reply_to=message)
+
+
+@app.train()  # type: ignore[untyped-decorator, unused-ignore]
+def train(message: Message, context: Context) -> Message:
+    """Train the subnet that came with the message."""
+    order = _order(message)
+    settings = parse(DataSettings, order, ignore_unknown=True)
+    data = node_data(context.node_config, settings, int(order["seed"]))
+    client = SubnetClient(
+        node_name(context.node_config), data, Augment.parse(settings.augment, data)
+    )
+    parameters = [message.content.array_records[ARRAYS][SUBNET].numpy()]
+    parameters, examples, metrics = client.fit(parameters, order)
+    numbers = {key: m for key, m in metrics.items() if isinstance(m, int | float)}
+    texts: dict[str, Any] = {key: m for key, m in metrics.items() if isinstance(m, str)}
+    reply = RecordDict(
+        {
+            ARRAYS: ArrayRecord({SUBNET: Array(parameters[0])}),
+            METRICS: MetricRecord({"num-examples": examples, **numbers}),
+            CONFIG: ConfigRecord(texts),
+        }
+    )
+    return Message(reply, reply_to=message)
+
+
+def _order(message: Message) -> dict[str, Scalar]:
+    """Return a message's flat config."""
+    order = message.content.config_records[CONFIG]
+    return {key: value for key, value in order.items() if isinstance(value, int | float | str)}

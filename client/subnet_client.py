@@ -1,0 +1,165 @@
+"""The NumPyClient that trains one subnet: the same class under Ray, on real nodes, in-process."""
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.client import NumPyClient
+
+from client.training import train
+from data import Augment, Dataset
+from nas.accuracy import score
+from nas.ladder import nested
+from supernet import SearchSpace, extract
+from supernet.config import Scalar, parse
+from supernet.wire import (
+    PROTOCOL,
+    TrainOrder,
+    decode_list,
+    pack,
+    source_fingerprint,
+    source_root,
+    unpack,
+)
+
+
+class SubnetClient(NumPyClient):
+    """Slice, train and score subnets on one node's data.
+
+    Parameters
+    ----------
+    name
+        The node's stable name; it picks the node's random streams.
+    data
+        The node's own images.
+    augment
+        Augmentation for training.
+    """
+
+    def __init__(self, name: str, data: Dataset, augment: Augment) -> None:
+        self.name = name
+        self.data = data
+        self.augment = augment
+
+    def fit(
+        self, parameters: list[np.ndarray], config: dict[str, Any]
+    ) -> tuple[list[np.ndarray], int, dict[str, Any]]:
+        """Train the subnet of ``config["architecture"]`` and return its new weights.
+
+        Parameters
+        ----------
+        parameters
+            One flat array: the subnet's tensors in ``state_dict`` order at ``wire-dtype``.
+        config
+            A flattened :class:`supernet.wire.TrainOrder`.
+
+        Returns
+        -------
+        tuple
+            The new flat array, the number of training images, and metrics: ``loss``, ``seconds``,
+            ``round``, ``architecture``, ``evaluation`` (JSON list of [index, accuracy, loss]) and
+            ``evaluation-examples`` where an evaluation was ordered, and the code's ``source``.
+
+        Raises
+        ------
+        ValueError
+            For an order of another protocol, or data that do not fit the space.
+        """
+        started = time.perf_counter()
+        order = parse(TrainOrder, config, ignore_unknown=True)
+        if order.protocol != PROTOCOL:
+            raise ValueError(f"protocol {order.protocol}: this client speaks {PROTOCOL}")
+        _bound_threads(order.torch_threads)
+        space = order.space.load()
+        check_fit(space, self.data)
+        arch = space.parse(order.architecture)
+        received = unpack(parameters[0], space.shapes(arch), order.wire_dtype)
+        metrics = self._evaluate(space, arch, received, order)
+
+        # Not views into the message: the allocator's alignment makes arithmetic repeatable.
+        module = space.build(arch)
+        module.load_state_dict(received)
+        device = choose_device(order.device)
+        result = train(
+            module.to(device),
+            self.data,
+            self.augment,
+            order.local,
+            seed=order.seed,
+            round=order.round,
+            name=self.name,
+        )
+        state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        metrics |= {
+            "loss": result.loss,
+            "images": result.images,
+            "round": order.round,
+            "architecture": arch.to_json(),
+            "source": source_fingerprint(),
+            "source-root": str(source_root()),
+            "seconds": time.perf_counter() - started,
+        }
+        return [pack(state, order.wire_dtype)], len(self.data.train), metrics
+
+    def _evaluate(
+        self,
+        space: SearchSpace,
+        arch: Any,
+        received: dict[str, torch.Tensor],
+        order: TrainOrder,
+    ) -> dict[str, Scalar]:
+        """Score, as received, every ordered subnet that lies inside the received one."""
+        wanted = [space.parse(text) for text in decode_list(order.evaluate)]
+        if not wanted or not len(self.data.validation):
+            return {}
+        outer = space.shapes(arch)
+        rows = []
+        for index, candidate in enumerate(wanted):
+            shapes = space.shapes(candidate)
+            if not nested(shapes, outer):
+                continue
+            module = space.build(candidate)
+            module.load_state_dict(extract(received, shapes))
+            found = score(
+                module.to(choose_device(order.device)),
+                self.data.validation,
+                self.data.mean,
+                self.data.std,
+                calibration=self.data.train,
+            )
+            rows.append([index, found.accuracy, found.loss])
+        return {
+            "evaluation": json.dumps(rows),
+            "evaluation-examples": len(self.data.validation),
+        }
+
+
+def check_fit(space: SearchSpace, data: Dataset) -> None:
+    """Refuse data whose classes, channels or size are not the space's.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs, with both values.
+    """
+    for what, has, needs in (
+        ("classes", data.num_classes, space.num_classes),
+        ("image channels", data.in_channels, space.in_channels),
+        ("image size", data.image_size, space.image_size),
+    ):
+        if has != needs:
+            raise ValueError(f"{what}: the data set {data.name!r} has {has}, the space has {needs}")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _bound_threads(threads: int) -> None:
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,101 @@
+"""Local SGD on one subnet (SuperFedNAS, appendix "training hyper-parameters")."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from data import Augment, Dataset, augmented_batch
+from supernet.norms import needs_calibration
+from supernet.streams import Purpose, torch_stream
+from supernet.wire import LocalTraining
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What local training did: mean loss a step and images seen."""
+
+    loss: float
+    images: int
+
+
+def batch_indices(
+    examples: int, local: LocalTraining, generator: torch.Generator, *, merge_single: bool
+) -> Iterator[torch.Tensor]:
+    """Yield the row numbers of every step: whole epochs in random order, or a number of steps.
+
+    The last partial batch of an epoch is kept. With ``merge_single`` a last batch of one image
+    joins the one before, since batch statistics of one image say nothing.
+    """
+    steps = 0
+    epoch = 0
+    while epoch < local.local_epochs or local.local_steps:
+        order = torch.randperm(examples, generator=generator)
+        chunks = list(torch.split(order, local.batch_size))
+        if merge_single and len(chunks) > 1 and len(chunks[-1]) == 1:
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for chunk in chunks:
+            yield chunk
+            steps += 1
+            if steps == local.local_steps:
+                return
+        epoch += 1
+
+
+def train(
+    module: nn.Module,
+    data: Dataset,
+    augment: Augment,
+    local: LocalTraining,
+    *,
+    seed: int,
+    round: int,  # noqa: A002
+    name: str,
+) -> TrainingResult:
+    """Train a subnet in place on a client's training split.
+
+    Parameters
+    ----------
+    module
+        The subnet, loaded and on its device.
+    data
+        The client's own data; only ``train`` is used.
+    augment
+        Augmentation of whole batches.
+    local
+        Optimiser, epochs or steps, batch size; the optimiser starts afresh.
+    seed, round, name
+        Identify the random streams of order and augmentation.
+
+    Raises
+    ------
+    ValueError
+        Where the client has no training images.
+    """
+    if not len(data.train):
+        raise ValueError("this client has no training images")
+    device = next(module.parameters()).device
+    parameters = list(module.parameters())
+    optimiser = torch.optim.SGD(
+        parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+    )
+    order = torch_stream(seed, Purpose.LOCAL_ORDER, round=round, name=name)
+    draws = torch_stream(seed, Purpose.AUGMENT, round=round, name=name)
+    module.train()
+    losses, seen = [], 0
+    merge_single = needs_calibration(module)
+    for rows in batch_indices(len(data.train), local, order, merge_single=merge_single):
+        images = augmented_batch(
+            data.train.images[rows].to(device), augment, data.mean, data.std, draws
+        )
+        loss = functional.cross_entropy(module(images), data.train.labels[rows].to(device))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if local.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, local.clip_norm)
+        optimiser.step()
+        losses.append(loss.detach())
+        seen += len(rows)
+    return TrainingResult(float(torch.stack(losses).mean()), seen)

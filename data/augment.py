@@ -1,0 +1,155 @@
+"""Augmentation of whole batches: random crop, horizontal flip, Cutout.
+
+The recipe of SuperFedNAS for CIFAR: crop from an image padded with zeros (black), flip with
+probability one half, normalise, then Cutout. Cutout (DeVries and Taylor, 2017) fills with zeros
+*after* normalisation, which is the mean colour; its centre is uniform over the image and the square
+is clipped at the borders.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from data.dataset import DataError, Dataset, normalise
+
+CIFAR_RECIPE = "crop:4,flip,cutout:16"
+CIFAR = ("cifar10", "cifar100")
+ALLOWED = "auto, none, or a comma list of crop:PADDING, flip and cutout:SIDE"
+
+
+class Draws(NamedTuple):
+    """Random choices for a batch of B images, each a CPU tensor (B,).
+
+    ``top`` and ``left`` place the crop in the padded image (0 to 2 x padding), ``flipped`` is bool,
+    ``row`` and ``column`` are the centre of the cut square.
+    """
+
+    top: torch.Tensor
+    left: torch.Tensor
+    flipped: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a training batch.
+
+    Attributes
+    ----------
+    crop
+        Zero padding on every side, in pixels, before a crop to the old size; 0 for none.
+    flip
+        Mirror each image left to right with probability one half.
+    cutout
+        Side of the cut square in pixels; 0 for none.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    @classmethod
+    def parse(cls, text: str, dataset: Dataset) -> "Augment":
+        """Read the ``augment`` setting; ``auto`` is CIFAR's recipe for such images, else none.
+
+        Raises
+        ------
+        DataError
+            For an unknown word, or a size that does not fit the images.
+        """
+        if text == "auto":
+            like_cifar = (dataset.in_channels, dataset.image_size) == (3, 32)
+            text = CIFAR_RECIPE if like_cifar or dataset.name in CIFAR else "none"
+        if text == "none":
+            return cls()
+        found: dict[str, int] = {}
+        for item in text.split(","):
+            word, _, number = item.strip().partition(":")
+            limit = {"crop": dataset.image_size, "cutout": dataset.image_size}.get(word)
+            if word == "flip" and not number and word not in found:
+                found[word] = 1
+            elif limit and number.isdecimal() and 1 <= int(number) <= limit and word not in found:
+                found[word] = int(number)
+            else:
+                raise DataError(
+                    f"augment = {text!r}: {item.strip()!r} is not allowed; allowed is {ALLOWED}, "
+                    f"each once, with sizes from 1 to the image size {dataset.image_size}."
+                )
+        return cls(found.get("crop", 0), "flip" in found, found.get("cutout", 0))
+
+    def draw(self, batch: int, size: int, generator: torch.Generator) -> Draws:
+        """Draw the choices for ``batch`` images of ``size`` x ``size`` pixels on the CPU.
+
+        All are drawn whatever is switched on, so switching one part off leaves the others alike.
+        """
+
+        def integers(high: int) -> torch.Tensor:
+            return torch.randint(high, (batch,), generator=generator)
+
+        top, left = integers(2 * self.crop + 1), integers(2 * self.crop + 1)
+        flipped = (integers(2) == 1) & self.flip
+        return Draws(top, left, flipped, integers(size), integers(size))
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Augment (B, C, H, W) images of any type; both padding and the cut square are zero.
+
+        Training uses :func:`augmented_batch`, which cuts after normalisation.
+        """
+        draws = self.draw(len(images), images.shape[-1], generator)
+        return self.cut(self.move(images, draws), draws)
+
+    def move(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Crop and flip each image (B, C, H, W) by one gather of rows and one of columns."""
+        if not (self.crop or self.flip):
+            return images
+        batch, channels, size = images.shape[:3]
+        padded = torch.nn.functional.pad(images, (self.crop,) * 4)
+        ahead = torch.arange(size)
+        rows = draws.top[:, None] + ahead
+        columns = draws.left[:, None] + torch.where(draws.flipped[:, None], ahead.flip(0), ahead)
+        wide = padded.shape[-1]
+        by_row = rows.to(images.device)[:, None, :, None].expand(batch, channels, size, wide)
+        by_column = columns.to(images.device)[:, None, None].expand(batch, channels, size, size)
+        return padded.gather(2, by_row).gather(3, by_column)
+
+    def cut(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Set the cut squares of (B, C, H, W) images to zero, in a copy."""
+        if not self.cutout:
+            return images
+        ahead = torch.arange(images.shape[-1])
+
+        def inside(centre: torch.Tensor) -> torch.Tensor:
+            start = centre[:, None] - self.cutout // 2
+            return (ahead >= start) & (ahead < start + self.cutout)
+
+        hole = inside(draws.row)[:, None, :, None] & inside(draws.column)[:, None, None, :]
+        return images.masked_fill(hole.to(images.device), 0)
+
+
+def augmented_batch(
+    images: torch.Tensor,
+    augment: Augment,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Crop, flip, normalise and cut a training batch.
+
+    Parameters
+    ----------
+    images
+        uint8, (B, C, H, W), square, on any device.
+    mean, std
+        One constant a channel, for pixels in [0, 1].
+    generator
+        A CPU generator: every draw is made on the CPU, so one seed gives one batch on all devices.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, (B, C, H, W), on the images' device.
+    """
+    draws = augment.draw(len(images), images.shape[-1], generator)
+    return augment.cut(normalise(augment.move(images, draws), mean, std), draws)

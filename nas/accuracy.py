@@ -1,0 +1,85 @@
+"""Measured accuracy of subnets: cut out, calibrated where the norm needs it, run over a split."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from data import Split, normalise
+from supernet import Architecture, SearchSpace, extract
+from supernet.norms import calibrate, needs_calibration
+
+_BATCH = 500
+_CALIBRATION_IMAGES = 2_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a subnet did on a split."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+def subnet_module(
+    space: SearchSpace, state: Mapping[str, torch.Tensor], arch: Architecture
+) -> nn.Module:
+    """Build a subnet with its own copy of the supernet's weights."""
+    module = space.build(arch)
+    module.load_state_dict(extract(state, space.boxes(arch)))
+    return module
+
+
+def batches(
+    split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield normalised images and labels, in order, without augmentation."""
+    for start in range(0, len(split), _BATCH):
+        images = split.images[start : start + _BATCH].to(device)
+        yield normalise(images, mean, std), split.labels[start : start + _BATCH].to(device)
+
+
+@torch.inference_mode()
+def score(
+    module: nn.Module,
+    split: Split,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    calibration: Split | None = None,
+) -> Score:
+    """Accuracy and mean cross-entropy of a module over a split.
+
+    Parameters
+    ----------
+    module
+        The subnet, on the device to use; left in evaluation mode.
+    split
+        Images uint8 (N, C, H, W) and labels (N,).
+    mean, std
+        The data set's normalisation.
+    calibration
+        Images for static batch norm, of which the first 2,000 are used: training images, never
+        ``split`` itself. Needed only with ``norm="batch"``.
+    """
+    device = next(module.parameters()).device
+    if needs_calibration(module):
+        if calibration is None or not len(calibration):
+            raise ValueError("static batch norm needs training images for its calibration")
+        images = Split(
+            calibration.images[:_CALIBRATION_IMAGES], calibration.labels[:_CALIBRATION_IMAGES]
+        )
+        calibrate(module, (batch for batch, _ in batches(images, mean, std, device)))
+    module.eval()
+    correct, loss = 0, 0.0
+    for images_batch, labels in batches(split, mean, std, device):
+        logits = module(images_batch)
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    examples = len(split)
+    if not examples:
+        raise ValueError("a split without images cannot be scored")
+    return Score(correct / examples, loss / examples, examples)

@@ -1,0 +1,171 @@
+"""The Flower ServerApp, and the run that it shares with the in-process engine."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from data import DataError, Dataset, load_dataset
+from server.evaluation import score_ladder
+from server.finale import print_finale, summarise
+from server.progress import Progress
+from server.roster import RosterError
+from server.run_folder import Checkpoint, RunFolder, RunFolderError
+from server.settings import Settings, check_settings
+from server.strategy import SupernetStrategy, TrainingStalled
+from supernet import SearchSpace, State
+from supernet.config import Scalar, SettingsError, flatten
+from supernet.wire import SpaceOptions
+
+# What a user can mend: said in one sentence, without a traceback.
+USER_ERRORS = (DataError, RosterError, RunFolderError, SettingsError, TrainingStalled, ValueError)
+
+app = ServerApp()
+
+
+@app.main()  # type: ignore[untyped-decorator, unused-ignore]
+def main(grid: Grid, context: Context) -> None:
+    """Run as ``flwr run`` asks; a wrong setting ends the run with one sentence."""
+    try:
+        run_training(prepare(context.run_config), grid, Progress())
+    except USER_ERRORS as error:
+        print(f"error: {error}", flush=True)
+        raise SystemExit(1) from error
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start: everything is checked, nothing is written yet."""
+
+    settings: Settings
+    data: Dataset | None
+    state: State
+    resumed: tuple[RunFolder, Checkpoint] | None
+
+
+def prepare(values: Mapping[str, Scalar]) -> Prepared:
+    """Check the settings, load the server's data and the first (or a checkpoint's) weights.
+
+    Parameters
+    ----------
+    values
+        Flat run-config. With ``resume``, the run folder's own settings count and the rest of
+        ``values`` is not looked at.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the setting, file or field, its value and what is allowed.
+    """
+    settings = check_settings(values)
+    run = None
+    if settings.resume:
+        run = RunFolder.open(settings.resume)
+        if run.info["status"] == "finished":
+            raise RunFolderError(f"{str(run.path)!r} has finished: there is nothing to resume")
+        settings = check_settings(run.settings)
+    data = None if settings.data.dataset == "none" else load_dataset(settings.data)
+    settings = dataclasses.replace(settings, space=_fill(settings, data))
+    space = settings.space.load()
+    settings.policy(space)
+    if run is not None:
+        point = run.latest()
+        _check_state(point.state, space, str(run.path))
+        return Prepared(settings, data, point.state, (run, point))
+    if settings.from_run:
+        state, _ = RunFolder.open(settings.from_run).weights()
+        _check_state(state, space, settings.from_run)
+    else:
+        state = space.init(settings.seed)
+    return Prepared(settings, data, state, None)
+
+
+def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolder:
+    """Train, evaluate the ladder on the test split once, and write the run folder.
+
+    The run folder's path is the last line printed.
+    """
+    settings, data = prepared.settings, prepared.data
+    if prepared.resumed is None:
+        run = RunFolder.create(settings.run_dir, flatten(settings), settings.space.space)
+    else:
+        run = prepared.resumed[0]
+    strategy = SupernetStrategy(settings, run=run, data=data, progress=progress)
+    first = 1
+    if prepared.resumed is not None:
+        point = prepared.resumed[1]
+        run.forget_after(point.round)
+        strategy.rows = run.rows()
+        strategy.policy.restore(point.memory["policy"])
+        first = point.round + 1
+        progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
+    progress.note(f"run folder: {run.path}")
+    strategy.summary()
+    state = strategy.train(grid, prepared.state, first=first)
+    _finish(run, strategy, state, data)
+    return run
+
+
+def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Dataset | None) -> None:
+    settings, space = strategy.settings, strategy.space
+    last: dict[str, Any] | None
+    if data is not None:
+        rungs = score_ladder(space, state, strategy.ladder, data, data.test, torch.device("cpu"))
+        last = {
+            "kind": "test",
+            "round": settings.rounds,
+            "trained_rounds": settings.rounds,
+            "where": "server",
+            "split": "test",
+            "ladder": rungs,
+        }
+    else:
+        evaluations = [row for row in strategy.rows if row["kind"] == "evaluation"]
+        last = evaluations[-1] if evaluations else None
+    if data is not None and last is not None:
+        run.append(last)
+    summary = summarise(space, strategy.rows, settings.rounds)
+    run.append(summary)
+    run.finish(state, settings.rounds)
+    print_finale(last, summary, data_name=data.name if data else "the clients' own data")
+    print(f"run folder: {run.path}", flush=True)
+
+
+def _fill(settings: Settings, data: Dataset | None) -> SpaceOptions:
+    """Take classes, channels and size from the server's data where they are not given."""
+    options = settings.space
+    wanted = ("num_classes", "in_channels", "image_size")
+    if data is None:
+        missing = [key.replace("_", "-") for key in wanted if not getattr(options, key)]
+        if missing:
+            raise SettingsError(
+                f"dataset = 'none': the server has no data to read {', '.join(missing)} from, so "
+                "they must be given"
+            )
+        return options
+    for key in wanted:
+        given, found = getattr(options, key), getattr(data, key)
+        if given and given != found:
+            raise SettingsError(
+                f"{key.replace('_', '-')} = {given}: the data set {data.name!r} has {found}"
+            )
+    return dataclasses.replace(options, **{key: getattr(data, key) for key in wanted})
+
+
+def _check_state(state: State, space: SearchSpace, where: str) -> None:
+    """Refuse weights of another space."""
+    needed = space.shapes(space.largest)
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != needed:
+        differing = sorted(
+            name for name in needed.keys() | found.keys() if needed.get(name) != found.get(name)
+        )
+        name = differing[0]
+        raise RunFolderError(
+            f"the weights in {where!r} are not those of {space.name} with these options: {name!r} "
+            f"is {found.get(name, 'missing')}, must be {needed.get(name, 'absent')}"
+        )

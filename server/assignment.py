@@ -1,0 +1,382 @@
+"""Assignment policies: which client trains which subnet this round (SuperFedNAS §4.2, Table 5).
+
+A policy sees this round's clients in the order in which they were sampled and gives each an
+architecture that it can hold. Random draws come from a stream of the run's seed, the round and the
+client's name, so they do not depend on who else takes part.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.ladder import ladder
+from supernet import Architecture, SearchSpace
+from supernet.streams import Purpose, name_key, stream
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the server knows of a client when it assigns.
+
+    Parameters
+    ----------
+    name
+        Stable name.
+    max_macs, max_params
+        Declared budget; None is no limit.
+    examples
+        Declared number of training images.
+    """
+
+    name: str
+    max_macs: int | None = None
+    max_params: int | None = None
+    examples: int | None = None
+
+    def can_hold(self, space: SearchSpace, arch: Architecture) -> bool:
+        """Say whether an architecture is within the budget."""
+        return (self.max_macs is None or space.macs(arch) <= self.max_macs) and (
+            self.max_params is None or space.params(arch) <= self.max_params
+        )
+
+
+def client_order(name: str) -> tuple[int, int, str]:
+    """Sort key of client names: numbers by value, then texts."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+
+def client_index(name: str) -> int:
+    """Whole number of a client for policies that count clients: its number, else a hash."""
+    return int(name) if name.isdecimal() else name_key(name)
+
+
+class Policy(ABC):
+    """Base of the policies.
+
+    Parameters
+    ----------
+    space
+        The search space.
+    seed
+        The run's seed.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        self.space = space
+        self.seed = seed
+
+    def assign(
+        self,
+        round: int,  # noqa: A002
+        clients: Sequence[Client | str],
+    ) -> dict[str, Architecture]:
+        """Give every client an architecture.
+
+        Parameters
+        ----------
+        round
+            The round, counted from 1.
+        clients
+            This round's clients in sampled order, each able to hold the smallest subnet; bare
+            names have no budget.
+
+        Returns
+        -------
+        dict
+            Client name to architecture, in the order of ``clients``.
+
+        Raises
+        ------
+        ValueError
+            Where a name comes twice or a client cannot hold what every client must.
+        """
+        known = [Client(c) if isinstance(c, str) else c for c in clients]
+        if len({c.name for c in known}) < len(known):
+            raise ValueError(f"client names must differ: {[c.name for c in known]}")
+        for client in known:
+            if not self.eligible(client):
+                raise ValueError(f"client {client.name!r} cannot hold the smallest architecture")
+        chosen = self._choose(round, known)
+        return {client.name: chosen[client.name] for client in known}
+
+    @abstractmethod
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        """Give every client an architecture that it can hold."""
+
+    def eligible(self, client: Client) -> bool:
+        """Say whether the policy has anything that a client can hold."""
+        return client.can_hold(self.space, self.space.smallest)
+
+    def favoured(self, assignment: Mapping[str, Architecture]) -> list[str]:
+        """Name the clients that take β: those with the largest of the assigned subnets."""
+        most = max(self._size(arch) for arch in assignment.values())
+        return [name for name, arch in assignment.items() if self._size(arch) == most]
+
+    def _size(self, arch: Architecture) -> tuple[int, int]:
+        return self.space.macs(arch), self.space.params(arch)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as JSON values."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (most policies keep nothing)
+        """Take over :meth:`state` of a checkpoint."""
+
+    # Draws within a budget
+
+    def random(self, round: int, client: Client) -> Architecture:  # noqa: A002
+        """Draw uniformly over genes; what is too large is lowered gene by random gene."""
+        rng = stream(self.seed, Purpose.ASSIGN, round=round, name=client.name)
+        return self._lower(self.space.draw(rng), client, lambda genes: int(rng.choice(genes)))
+
+    def largest_for(self, client: Client) -> Architecture:
+        """Return the largest subnet, lowered where it costs least until the client can hold it."""
+        choices = [count - 1 for count in self.space.genes]
+
+        def cheapest(genes: list[int]) -> int:
+            return max(genes, key=lambda gene: self._size(self._lowered(choices, gene)))
+
+        return self._lower(choices, client, cheapest)
+
+    def _lowered(self, choices: list[int], gene: int) -> Architecture:
+        return self.space.decode([c - (g == gene) for g, c in enumerate(choices)])
+
+    def _lower(
+        self, choices: list[int], client: Client, pick: Callable[[list[int]], int]
+    ) -> Architecture:
+        while not client.can_hold(self.space, arch := self.space.decode(choices)):
+            choices[pick([gene for gene, choice in enumerate(choices) if choice])] -= 1
+        return arch
+
+
+class Random(Policy):
+    """Everyone draws at random."""
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        return {client.name: self.random(round, client) for client in clients}
+
+
+class Static(Policy):
+    """Client number n always trains rung ``n mod rungs`` of the space's ladder."""
+
+    moving = False
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        super().__init__(space, seed)
+        self.rungs = [arch for name, arch in ladder(space).items() if name != "random:0"]
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        rungs, chosen = self.rungs, {}
+        for client in clients:
+            rung = (client_index(client.name) + self.moving * (round - 1)) % len(rungs)
+            # The smallest, rung 0, fits everyone, so the step down ends.
+            while not client.can_hold(self.space, rungs[rung]):
+                rung -= 1
+            chosen[client.name] = rungs[rung]
+        return chosen
+
+
+class Dynamic(Static):
+    """As :class:`Static`, one rung further every round."""
+
+    moving = True
+
+
+class Sandwich(Policy):
+    """Slot t mod K gets the smallest, slot t+1 mod K the largest, the others draw at random.
+
+    Slots whose client cannot hold the largest pass it on to the next one. With one client a round
+    it is the largest.
+    """
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        chosen = {client.name: self.random(round, client) for client in clients}
+        t, count = round - 1, len(clients)
+        chosen[clients[t % count].name] = self.space.smallest
+        top = most_capable(self, [clients[(t + 1 + step) % count] for step in range(count)])
+        chosen[top[0].name] = self.largest_for(top[0])
+        return chosen
+
+
+class TrackingSandwich(Policy):
+    """The paper's policy: who has held the largest least often gets it, likewise the smallest.
+
+    Counters go up at every assignment, also when a random draw happens to be the largest or the
+    smallest. Ties go to the lowest client name. Only clients that can hold the largest compete for
+    it; where none can, those that can hold most do, for the largest that they can hold. With one
+    client a round it is the largest.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        super().__init__(space, seed)
+        self.largest: Counter[str] = Counter()
+        self.smallest: Counter[str] = Counter()
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        top = self.next_largest(clients)
+        rest = [client for client in clients if client is not top]
+        chosen = {client.name: self.random(round, client) for client in rest}
+        chosen[top.name] = self.largest_for(top)
+        if rest:
+            bottom = min(rest, key=lambda c: (self.smallest[c.name], client_order(c.name)))
+            chosen[bottom.name] = self.space.smallest
+        self.count(chosen, self.favoured(chosen))
+        return chosen
+
+    def next_largest(self, clients: Sequence[Client]) -> Client:
+        """Return the client whose turn it is to hold the largest."""
+        return min(
+            most_capable(self, clients), key=lambda c: (self.largest[c.name], client_order(c.name))
+        )
+
+    def count(self, chosen: Mapping[str, Architecture], largest: Sequence[str]) -> None:
+        """Count this round's holders of the largest and of the smallest."""
+        self.largest.update(largest)
+        self.smallest.update(name for name, arch in chosen.items() if arch == self.space.smallest)
+
+    def state(self) -> dict[str, Any]:
+        """Return the counters."""
+        return {"largest": dict(self.largest), "smallest": dict(self.smallest)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the counters of a checkpoint."""
+        self.largest, self.smallest = Counter(state["largest"]), Counter(state["smallest"])
+
+
+class MostData(Policy):
+    """Most training images get the largest, second most the smallest, the others draw at random."""
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        chosen = {client.name: self.random(round, client) for client in clients}
+
+        def by_data(client: Client) -> tuple[Any, ...]:
+            return (-(client.examples or 0), client_order(client.name))
+
+        top = min(most_capable(self, clients), key=by_data)
+        chosen[top.name] = self.largest_for(top)
+        rest = [client for client in clients if client is not top]
+        if rest:
+            chosen[min(rest, key=by_data).name] = self.space.smallest
+        return chosen
+
+
+class SharedPerRound(Policy):
+    """One random architecture a round for everyone; full width until round ``full_width_until``.
+
+    A client that cannot hold it gets it lowered to its budget.
+    """
+
+    full_width_until = 750  # the paper's
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        rng = stream(self.seed, Purpose.ASSIGN, round=round)
+        choices = self.space.draw(rng)
+        if round <= self.full_width_until:
+            choices = self.space.full_width(choices)
+
+        def pick(genes: list[int]) -> int:
+            return int(rng.choice(genes))
+
+        return {c.name: self._lower(list(choices), c, pick) for c in clients}
+
+
+class Fixed(Policy):
+    """Everyone trains one architecture: FedAvg. With β, it goes in tracking-sandwich's turn."""
+
+    def __init__(self, space: SearchSpace, seed: int = 0, arch: Architecture | None = None) -> None:
+        super().__init__(space, seed)
+        self.arch = space.largest if arch is None else arch
+        space.validate(self.arch)
+        self._turns = TrackingSandwich(space, seed)
+
+    def eligible(self, client: Client) -> bool:
+        """Say whether a client can hold the one architecture."""
+        return client.can_hold(self.space, self.arch)
+
+    def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
+        self._favoured = self._turns.next_largest(clients).name
+        chosen = {client.name: self.arch for client in clients}
+        self._turns.count({}, [self._favoured])
+        return chosen
+
+    def favoured(self, assignment: Mapping[str, Architecture]) -> list[str]:
+        """Name the one client whose turn it is."""
+        return [self._favoured]
+
+    def state(self) -> dict[str, Any]:
+        """Return the turns' counters."""
+        return self._turns.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the turns' counters."""
+        self._turns.restore(state)
+
+
+def most_capable(policy: Policy, clients: Sequence[Client]) -> list[Client]:
+    """Return the clients that can hold the largest; where none can, those that can hold most."""
+    space = policy.space
+    able = [client for client in clients if client.can_hold(space, space.largest)]
+    if able:
+        return able
+    held = [policy._size(policy.largest_for(client)) for client in clients]
+    return [client for client, size in zip(clients, held, strict=True) if size == max(held)]
+
+
+def sample_clients(names: Sequence[str], count: int, seed: int, round: int) -> list[str]:  # noqa: A002
+    """Draw this round's clients, without replacement; ``names`` in :func:`client_order`."""
+    rng = stream(seed, Purpose.SAMPLE_CLIENTS, round=round)
+    drawn = rng.choice(len(names), min(count, len(names)), replace=False)
+    return [names[index] for index in drawn]
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "tracking-sandwich": TrackingSandwich,
+    "sandwich": Sandwich,
+    "random": Random,
+    "static": Static,
+    "dynamic": Dynamic,
+    "most-data": MostData,
+    "shared-per-round": SharedPerRound,
+    "fixed": Fixed,
+}
+
+
+def round_weights(
+    assignment: Mapping[str, Architecture],
+    favoured: Sequence[str],
+    beta: float | None,
+    examples: Mapping[str, int] | None = None,
+) -> dict[str, float]:
+    """Fix every client's weight a_k at assignment, before anyone replies (SuperFedNAS, eq. 3).
+
+    Parameters
+    ----------
+    assignment
+        This round's clients and architectures.
+    favoured
+        The L of K clients that share β.
+    beta
+        This round's β, or None for plain overlap averaging (all weights 1).
+    examples
+        Where given, each weight is multiplied by the client's share of these.
+
+    Returns
+    -------
+    dict
+        β/L for each favoured client, (1 − β)/(K − L) for the others; K = L: 1/K.
+    """
+    total, top = len(assignment), len(favoured)
+    weights: dict[str, float] = {}
+    for name in assignment:
+        if beta is None:
+            weights[name] = 1.0
+        elif total == top:
+            weights[name] = 1 / total
+        else:
+            weights[name] = beta / top if name in favoured else (1 - beta) / (total - top)
+    if examples is not None:
+        everything = sum(examples[name] for name in assignment)
+        weights = {name: w * examples[name] / everything for name, w in weights.items()}
+    return weights

@@ -1,0 +1,41 @@
+"""Send messages and hand on each reply as it arrives.
+
+Flower's own ``send_and_receive`` returns when the last reply has come and keeps all in memory until
+then; pulling in short steps lets every reply be folded and dropped at once.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+_SHORTEST, _LONGEST, _GROWTH = 0.002, 0.25, 1.5
+
+
+def exchange(
+    grid: Grid, messages: Sequence[Message], timeout: float
+) -> Iterator[tuple[int, Message | None]]:
+    """Push messages and yield (position in ``messages``, reply), in order of arrival.
+
+    A message without reply after ``timeout`` seconds is yielded last, with None. Replies are
+    matched by the message that they answer: an error made by the SuperLink names itself, not the
+    node, as its source.
+    """
+    if not messages:
+        return
+    deadline = time.monotonic() + timeout
+    pushed = list(grid.push_messages(messages))
+    waiting = {identifier: index for index, identifier in enumerate(pushed)}
+    pause = _SHORTEST
+    while waiting and time.monotonic() < deadline:
+        arrived = list(grid.pull_messages(list(waiting)))
+        for reply in arrived:
+            index = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if index is not None:
+                yield index, reply
+        pause = _SHORTEST if arrived else min(pause * _GROWTH, _LONGEST)
+        if waiting and not arrived:
+            time.sleep(pause)
+    for index in waiting.values():
+        yield index, None

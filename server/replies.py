@@ -1,0 +1,194 @@
+"""Replies: each is checked before it is folded, and a bad one is quarantined with its reason."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+
+from supernet import Architecture, Shape
+from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
+
+_LOAD_FAILED = 1
+
+
+class BadReply(ValueError):  # noqa: N818 (it is quarantined, not raised at the user)
+    """Why a reply was not folded."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reply to one message must look like."""
+
+    client: str
+    round: int
+    arch: Architecture
+    shapes: dict[str, Shape]
+    wire_dtype: str
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply that passed every check.
+
+    ``evaluation`` holds (index of the ordered architecture, accuracy, loss) rows.
+    """
+
+    flat: np.ndarray
+    examples: int
+    loss: float
+    seconds: float
+    images: int
+    evaluation: tuple[tuple[int, float, float], ...]
+    evaluation_examples: int
+    source: str
+    source_root: str
+
+
+def check_reply(message: Message, expected: Expected) -> Reply:
+    """Check names, round, architecture, dtype, shape and finiteness of a reply.
+
+    Raises
+    ------
+    BadReply
+        With the reason, in the order above.
+    """
+    if message.has_error():
+        reason = f"error {message.error.code}: {message.error.reason or 'no reason given'}"
+        if message.error.code == _LOAD_FAILED:
+            reason += _LOAD_HINT
+        raise BadReply(reason)
+    arrays, metrics, config = (
+        _record(message, key, kind)
+        for key, kind in ((ARRAYS, ArrayRecord), (METRICS, MetricRecord), (CONFIG, ConfigRecord))
+    )
+    if list(arrays) != [SUBNET]:
+        raise BadReply(f"names {sorted(arrays)} in place of ['{SUBNET}']")
+    if metrics.get("round") != expected.round:
+        raise BadReply(f"round {metrics.get('round')} in place of {expected.round}")
+    if config.get("architecture") != expected.arch.to_json():
+        raise BadReply(
+            f"architecture {config.get('architecture')} in place of {expected.arch.to_json()}"
+        )
+    flat = _numbers(arrays[SUBNET])
+    length = numel(expected.shapes)
+    if flat.shape != (length,):
+        raise BadReply(f"shape {flat.shape} in place of ({length},)")
+    if flat.dtype != numpy_dtype(expected.wire_dtype):
+        raise BadReply(f"dtype {flat.dtype} in place of {numpy_dtype(expected.wire_dtype)}")
+    if not finite(flat, expected.wire_dtype):
+        raise BadReply("numbers that are not finite")
+    values = {key: metrics.get(key) for key in ("num-examples", "loss", "seconds", "images")}
+    for key, value in values.items():
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise BadReply(f"metric {key} = {value}: must be a finite number of at least 0")
+    scored = metrics.get("evaluation-examples", 0)
+    return Reply(
+        flat=flat,
+        examples=int(values["num-examples"]),
+        loss=float(values["loss"]),
+        seconds=float(values["seconds"]),
+        images=int(values["images"]),
+        evaluation=_evaluation(str(config.get("evaluation", "[]")), expected.evaluated),
+        evaluation_examples=scored if isinstance(scored, int) and scored > 0 else 0,
+        source=str(config.get("source", "")),
+        source_root=str(config.get("source-root", "")),
+    )
+
+
+_LOAD_HINT = (
+    " (the node could not load this app's client: another app's `client` package may have been "
+    "picked up; run `superfednas stop`, then start again from this app's folder)"
+)
+
+
+def _record(message: Message, key: str, kind: type) -> Any:
+    record = message.content.get(key)
+    if not isinstance(record, kind):
+        raise BadReply(f"names: no {kind.__name__} called '{key}'")
+    return record
+
+
+def _numbers(array: Any) -> np.ndarray:
+    try:
+        flat: np.ndarray = array.numpy()
+    except (ValueError, TypeError, EOFError, OSError) as error:
+        raise BadReply(f"dtype: the array cannot be read ({error})") from None
+    return flat
+
+
+def finite(flat: np.ndarray, wire_dtype: str) -> bool:
+    """Say whether every number of a flat array is finite (bfloat16 travels as int16 bits)."""
+    if wire_dtype == "bfloat16":
+        return bool(((flat.view(np.uint16) & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(flat).all())
+
+
+def _evaluation(text: str, ordered: int) -> tuple[tuple[int, float, float], ...]:
+    """Keep the well-formed rows of an evaluation; accuracy is no reason to refuse weights."""
+    try:
+        rows = [(int(i), float(accuracy), float(loss)) for i, accuracy, loss in json.loads(text)]
+    except (ValueError, TypeError):
+        return ()
+    return tuple(
+        row for row in rows if 0 <= row[0] < ordered and 0 <= row[1] <= 1 and math.isfinite(row[2])
+    )
+
+
+class FoldQueue:
+    """Give replies back in assignment order, whatever the order in which they came.
+
+    A reply ahead of its turn waits in memory up to ``limit`` bytes, then as a file in ``folder``.
+
+    Parameters
+    ----------
+    limit
+        Bytes of waiting replies kept in memory.
+    folder
+        Where the others wait; None keeps all in memory.
+    in_order
+        False hands every reply on at once (``fold-order = "arrival"``).
+    """
+
+    def __init__(self, limit: int, folder: Path | None, *, in_order: bool = True) -> None:
+        self.limit = limit
+        self.folder = folder
+        self.in_order = in_order
+        self.turn = 0
+        self.held_bytes = 0
+        self._waiting: dict[int, np.ndarray | Path | None] = {}
+
+    def put(self, index: int, flat: np.ndarray | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Take reply number ``index`` (None: there will be none); yield those whose turn came."""
+        if not self.in_order:
+            if flat is not None:
+                yield index, flat
+            return
+        self._waiting[index] = (
+            flat if flat is None or index == self.turn else self._hold(index, flat)
+        )
+        while self.turn in self._waiting:
+            held = self._waiting.pop(self.turn)
+            if isinstance(held, Path):
+                ready = np.load(held, allow_pickle=False)
+                held.unlink()
+            else:
+                ready = held
+                if ready is not None and self.turn != index:
+                    self.held_bytes -= ready.nbytes
+            self.turn += 1
+            if ready is not None:
+                yield self.turn - 1, ready
+
+    def _hold(self, index: int, flat: np.ndarray) -> np.ndarray | Path:
+        if self.folder is None or self.held_bytes + flat.nbytes <= self.limit:
+            self.held_bytes += flat.nbytes
+            return flat
+        path = self.folder / f"held-{index}.npy"
+        np.save(path, flat, allow_pickle=False)
+        return path

@@ -1,0 +1,157 @@
+"""Which nodes are there, what they are called and what they can hold.
+
+Node ids are random, so a node is asked once who it is (its stable name, budget and examples) by a
+``query`` message; only nodes not seen before are asked.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.assignment import Client, Policy, client_order
+from server.exchange import exchange
+from supernet import SearchSpace
+from supernet.config import Scalar
+from supernet.wire import CONFIG, PROTOCOL
+
+
+class RosterError(RuntimeError):
+    """There are not enough usable nodes; the message says how many there are and why."""
+
+
+class Roster:
+    """The nodes of a run by stable name.
+
+    Parameters
+    ----------
+    space, policy
+        To leave out nodes that cannot hold what the policy would give them.
+    device_shares
+        Device class to share of the largest's MACs, for nodes that only name a class.
+    question
+        What a query tells: the run's seed and data settings (a simulated node's data depend on
+        them).
+    note
+        Called with a sentence when a node is left out.
+    timeout
+        Seconds for the answers to a query.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        policy: Policy,
+        *,
+        device_shares: dict[str, float],
+        question: Mapping[str, Scalar],
+        note: Callable[[str], None],
+        timeout: float,
+    ) -> None:
+        self.space = space
+        self.policy = policy
+        self.device_shares = device_shares
+        self.question = question
+        self.note = note
+        self.timeout = timeout
+        self._known: dict[int, Client | None] = {}
+        self._refused: set[str] = set()
+        self._parts = 0
+
+    def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
+        """Ask new nodes who they are and return the usable ones by name, in the names' order."""
+        online = sorted(grid.get_node_ids())
+        self._ask(grid, [node for node in online if node not in self._known])
+        usable: dict[str, tuple[int, Client]] = {}
+        for node in online:
+            client = self._known[node]
+            if client is None:
+                continue
+            if client.name in usable:
+                self._refuse(f"node {client.name!r}: the name is claimed twice")
+            elif not self.policy.eligible(client):
+                self._refuse(
+                    f"node {client.name!r} is left out: it cannot hold the smallest architecture "
+                    f"that it could be given ({_budget(client)})",
+                )
+            else:
+                usable[client.name] = (node, client)
+        return dict(sorted(usable.items(), key=lambda item: client_order(item[0])))
+
+    def wait_for(
+        self, grid: Grid, least: int, seconds: float, *, wanted: str
+    ) -> dict[str, tuple[int, Client]]:
+        """Return the usable nodes once there are ``least``.
+
+        Raises
+        ------
+        RosterError
+            After ``seconds`` with fewer.
+        """
+        deadline = time.monotonic() + seconds
+        while len(usable := self.refresh(grid)) < least:
+            if time.monotonic() > deadline or self._complete():
+                reasons = "; ".join(sorted(self._refused)) or "no further node has come"
+                raise RosterError(
+                    f"{wanted}: {least} nodes are needed and {len(usable)} usable "
+                    f"{'is' if len(usable) == 1 else 'are'} there ({reasons})"
+                )
+            time.sleep(0.5)
+        return usable
+
+    def _complete(self) -> bool:
+        """Say whether waiting is pointless: nodes that hold parts of one data set know how many."""
+        return 0 < self._parts <= len(self._known)
+
+    def _ask(self, grid: Grid, nodes: Sequence[int]) -> None:
+        if not nodes:
+            return
+        question = {
+            **self.question,
+            "protocol": PROTOCOL,
+            "device-classes": ",".join(self.device_shares),
+        }
+        messages = [
+            Message(
+                RecordDict({CONFIG: ConfigRecord(dict(question))}),
+                dst_node_id=node,
+                message_type=MessageType.QUERY,
+                group_id="roster",
+            )
+            for node in nodes
+        ]
+        for index, reply in exchange(grid, messages, self.timeout):
+            self._known[nodes[index]] = self._read(nodes[index], reply)
+
+    def _read(self, node: int, reply: Message | None) -> Client | None:
+        if reply is None or reply.has_error():
+            why = "no answer in time" if reply is None else reply.error.reason
+            self._refuse(f"node {node} is left out: it did not say who it is ({why})")
+            return None
+        answer: dict[str, Any] = dict(reply.content[CONFIG])
+        self._parts = max(self._parts, int(answer.get("num-partitions", 0)))
+        limits = {key: answer.get(key) for key in ("max-macs", "max-params")}
+        kind = str(answer.get("device-class", ""))
+        if kind and kind in self.device_shares and limits["max-macs"] is None:
+            most = self.space.macs(self.space.largest)
+            limits["max-macs"] = int(self.device_shares[kind] * most)
+        elif kind and kind not in self.device_shares:
+            self._refuse(
+                f"node {answer['name']!r} is left out: its device-class {kind!r} is not one of "
+                f"{sorted(self.device_shares)}",
+            )
+            return None
+        return Client(
+            str(answer["name"]), limits["max-macs"], limits["max-params"], int(answer["examples"])
+        )
+
+    def _refuse(self, sentence: str) -> None:
+        if sentence not in self._refused:
+            self._refused.add(sentence)
+            self.note(sentence)
+
+
+def _budget(client: Client) -> str:
+    return f"max-macs {client.max_macs}, max-params {client.max_params}"

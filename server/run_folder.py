@@ -1,0 +1,308 @@
+"""The run folder: settings, metrics, checkpoints and the trained supernet of one run.
+
+``run.json``             format version, settings, versions, how far the run is
+``metrics.jsonl``        a line a round, an evaluation, a summary
+``checkpoints/``         the last few states with the policy's counters, each with a checksum
+``supernet.safetensors`` the trained weights, once the run has ended
+
+Files are written whole and then renamed, so a kill at any moment leaves the old or the new one.
+Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from supernet.config import Scalar
+from supernet.wire import source_fingerprint, source_root
+
+FORMAT = 1
+_PACKAGES = ("superfednas", "flwr", "torch", "numpy", "ray")
+
+
+class RunFolderError(ValueError):
+    """A run folder or checkpoint that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run's state after a round.
+
+    Parameters
+    ----------
+    round
+        The last finished round; 0 before the first.
+    state
+        The supernet's tensors.
+    memory
+        Policy counters and the like, JSON values.
+    """
+
+    round: int
+    state: dict[str, torch.Tensor]
+    memory: dict[str, Any]
+
+
+class RunFolder:
+    """One run's folder.
+
+    Parameters
+    ----------
+    path
+        The folder. Use :meth:`create` or :meth:`open`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, path: str, settings: Mapping[str, Scalar], space: str) -> "RunFolder":
+        """Make a new run folder.
+
+        Parameters
+        ----------
+        path
+            Where; empty is ``~/.superfednas/runs/<time>-<space>``.
+        settings
+            The run's flat settings.
+        space
+            The space's name, for the default path.
+
+        Raises
+        ------
+        RunFolderError
+            Where the folder already holds something: nothing is ever overwritten.
+        """
+        folder = Path(path).expanduser().resolve() if path else _default_path(space)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(
+                f"run-dir {str(folder)!r} is not empty: choose a new folder, or go on with the run "
+                f"in it by resume={str(folder)!r}"
+            )
+        (folder / "checkpoints").mkdir(parents=True)
+        run = cls(folder)
+        run.info = {
+            "format": FORMAT,
+            "settings": dict(settings),
+            "status": "running",
+            "round": 0,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": _versions(),
+            "git": _git_state(),
+            "source": source_fingerprint(),
+        }
+        run.save_info()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open an existing run folder.
+
+        Raises
+        ------
+        RunFolderError
+            Where it is none, or of another format version.
+        """
+        folder = Path(path).expanduser().resolve()
+        run = cls(folder)
+        try:
+            run.info = json.loads((folder / "run.json").read_text())
+        except FileNotFoundError:
+            raise RunFolderError(f"{str(folder)!r} is no run folder: it has no run.json") from None
+        except (ValueError, OSError) as error:
+            raise RunFolderError(f"{str(folder / 'run.json')!r} cannot be read: {error}") from None
+        if not isinstance(run.info, dict) or run.info.get("format") != FORMAT:
+            found = run.info.get("format") if isinstance(run.info, dict) else None
+            raise RunFolderError(
+                f"{str(folder)!r} has run-folder format {found!r}; this version reads {FORMAT}"
+            )
+        return run
+
+    @property
+    def settings(self) -> dict[str, Scalar]:
+        """The run's flat settings."""
+        return dict(self.info["settings"])
+
+    def save_info(self) -> None:
+        """Write ``run.json`` whole."""
+        write_whole(self.path / "run.json", json.dumps(self.info, indent=1).encode())
+
+    # Metrics
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``; a torn last line is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for number, line in enumerate(lines):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                if number + 1 < len(lines):
+                    raise RunFolderError(
+                        f"{str(self.path / 'metrics.jsonl')!r}: line {number + 1} is damaged"
+                    ) from None
+        return rows
+
+    def forget_after(self, round: int) -> None:  # noqa: A002
+        """Drop the metrics of rounds past a checkpoint, and a torn line."""
+        kept = [r for r in self.rows() if r["round"] <= round and r["kind"] not in _AT_THE_END]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_whole(self.path / "metrics.jsonl", text.encode())
+
+    # Weights
+
+    def checkpoint(self, point: Checkpoint, keep: int) -> None:
+        """Write a checkpoint whole; the oldest beyond ``keep`` go."""
+        name = f"round-{point.round:06d}.safetensors"
+        memory = {"round": point.round, "memory": point.memory}
+        write_tensors(self.path / "checkpoints" / name, point.state, memory)
+        for old in self._checkpoints()[:-keep]:
+            old.unlink()
+        self.info["round"] = point.round
+        self.save_info()
+
+    def latest(self) -> Checkpoint:
+        """Read the newest checkpoint.
+
+        Raises
+        ------
+        RunFolderError
+            Where there is none, or it is damaged.
+        """
+        found = self._checkpoints()
+        if not found:
+            raise RunFolderError(f"{str(self.path)!r} has no checkpoint to go on from")
+        state, about = read_tensors(found[-1])
+        return Checkpoint(int(about["round"]), state, about["memory"])
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("round-*.safetensors"))
+
+    def finish(self, state: Mapping[str, torch.Tensor], rounds: int) -> None:
+        """Write the trained supernet and mark the run as finished."""
+        write_tensors(self.path / "supernet.safetensors", state, {"round": rounds})
+        self.info |= {"status": "finished", "round": rounds}
+        self.save_info()
+
+    def weights(self) -> tuple[dict[str, torch.Tensor], int]:
+        """Return the trained supernet (of an unfinished run, the newest checkpoint) and its round."""
+        final = self.path / "supernet.safetensors"
+        if final.exists():
+            state, about = read_tensors(final)
+            return state, int(about["round"])
+        point = self.latest()
+        return point.state, point.round
+
+
+_AT_THE_END = ("test", "summary")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never a part."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]
+) -> None:
+    """Write tensors as safetensors, with a checksum of their bytes and a JSON note."""
+    solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    note = {
+        "format": str(FORMAT),
+        "about": json.dumps(about),
+        "sha256": _checksum(solid),
+    }
+    write_whole(path, save(solid, note))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote.
+
+    Raises
+    ------
+    RunFolderError
+        Where the file is missing, truncated, foreign, of another version, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            note = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunFolderError(f"{str(path)!r} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise RunFolderError(
+            f"{str(path)!r} is truncated or no safetensors file: {error}"
+        ) from None
+    if note.get("format") != str(FORMAT):
+        raise RunFolderError(
+            f"{str(path)!r} is no checkpoint of this project: its format is "
+            f"{note.get('format')!r}, allowed is '{FORMAT}'"
+        )
+    if note.get("sha256") != _checksum(tensors):
+        raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its weights")
+    return tensors, json.loads(note["about"])
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _default_path(space: str) -> Path:
+    base = Path("~/.superfednas/runs").expanduser()
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{space.replace(':', '.')}"
+    path, number = base / stem, 1
+    while path.exists():
+        number += 1
+        path = base / f"{stem}-{number}"
+    return path
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git_state() -> str:
+    """Return commit and cleanliness of the code's checkout, or an empty text where it is none."""
+    command = ["git", "-C", str(source_root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,163 @@
+"""Every setting of a run: one frozen dataclass, checked whole before anything starts."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from data import DataSettings
+from server.assignment import POLICIES, Fixed, Policy
+from server.schedules import SCHEDULES, Schedule
+from supernet import SearchSpace
+from supernet.config import Scalar, SettingsError, parse, setting
+from supernet.registry import import_object
+from supernet.wire import WIRE_DTYPES, LocalTraining, SpaceOptions
+
+SCHEDULE_NAMES = tuple(SCHEDULES)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's settings; keys are the field names in kebab-case (``flwr run --run-config``)."""
+
+    rounds: int = setting(80, "rounds to train", low=1)
+    clients_per_round: int = setting(5, "clients sampled a round (the paper's K)", low=1)
+    clients: int = setting(
+        10, "clients of an in-process run (`flwr run` takes num-supernodes)", low=1
+    )
+    seed: int = setting(0, "seed of every random choice of the run", low=0)
+
+    assignment: str = setting(
+        "tracking-sandwich",
+        "who trains which subnet: " + ", ".join(POLICIES) + ", or module:Class of your own",
+    )
+    architecture: str = setting(
+        "largest",
+        "the one architecture of assignment 'fixed': largest, smallest, random:SEED, JSON",
+    )
+    device_classes: str = setting(
+        "",
+        "simulated budgets, clients taking them in turn: name:share of the largest's MACs, as in "
+        "'phone:0.3,tablet:0.6,hub:1'",
+    )
+    averaging: str = setting(
+        "maxnet",
+        "maxnet (the largest weighs β) or overlap (all weigh the same)",
+        choices=("maxnet", "overlap"),
+    )
+    weighting: str = setting(
+        "uniform",
+        "uniform, or examples: weights are multiplied by each client's share of images",
+        choices=("uniform", "examples"),
+    )
+    beta_schedule: str = setting("cosine", "how β falls", choices=SCHEDULE_NAMES)
+    beta_start: float = setting(0.9, "β of the first round", above=0, high=1)
+    beta_end: float = setting(
+        0.0, "β at the end of its schedule; 0 is 1/clients-per-round", low=0, high=1
+    )
+    beta_share: float = setting(0.8, "share of the rounds over which β falls", above=0, high=1)
+
+    lr_schedule: str = setting("constant", "learning rate over rounds", choices=SCHEDULE_NAMES)
+    lr_end: float = setting(0.0, "learning rate after the last round of its schedule", low=0)
+
+    evaluate_every: int = setting(5, "rounds between evaluations of the ladder; 0 is never", low=0)
+    evaluate_on: str = setting(
+        "auto",
+        "server (its validation split), clients (theirs, within the training exchange), or auto: "
+        "the server where `dataset` gives it data",
+        choices=("auto", "server", "clients"),
+    )
+    ladder: int = setting(5, "subnets on the ladder, smallest and largest included", low=2, high=50)
+
+    wire_dtype: str = setting("float32", "number format on the wire", choices=WIRE_DTYPES)
+    torch_threads: int = setting(1, "threads of a client's torch", low=1)
+    device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
+    fold_order: str = setting(
+        "assignment",
+        "assignment (repeatable to the bit) or arrival (no waiting, sums differ in the last bits)",
+        choices=("assignment", "arrival"),
+    )
+    hold_back: int = setting(
+        1_000_000_000, "bytes of replies ahead of their turn kept in memory; more go to disk", low=0
+    )
+    round_timeout: float = setting(
+        3600.0, "seconds after which a round goes on without a reply", above=0
+    )
+    node_timeout: float = setting(120.0, "seconds to wait for enough nodes", above=0)
+    min_nodes: int = setting(
+        0, "nodes to wait for before the first round; 0 is clients-per-round", low=0
+    )
+
+    run_dir: str = setting("", "run folder; empty is ~/.superfednas/runs/<time>-<space>")
+    resume: str = setting("", "run folder to go on with; its own settings then count")
+    from_run: str = setting("", "run folder whose weights to start from")
+    checkpoint_every: int = setting(1, "rounds between checkpoints", low=1)
+    keep_checkpoints: int = setting(3, "checkpoints kept", low=1)
+
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    local: LocalTraining = field(default_factory=LocalTraining)
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def beta(self) -> Schedule | None:
+        """β over rounds counted from 0, or None for overlap averaging."""
+        if self.averaging == "overlap":
+            return None
+        end = self.beta_end or 1 / self.clients_per_round
+        return SCHEDULES[self.beta_schedule](self.beta_start, end, self.beta_share * self.rounds)
+
+    def lr(self) -> Schedule:
+        """Return the learning rate over rounds counted from 0."""
+        return SCHEDULES[self.lr_schedule](self.local.lr, self.lr_end, self.rounds)
+
+    def policy(self, space: SearchSpace) -> Policy:
+        """Return the assignment policy."""
+        if self.assignment == "fixed":
+            return Fixed(space, self.seed, space.parse(self.architecture))
+        return _policy_class(self.assignment)(space, self.seed)
+
+    @functools.cached_property
+    def device_shares(self) -> dict[str, float]:
+        """Device class to share of the largest's MACs."""
+        shares = {}
+        for entry in filter(None, self.device_classes.split(",")):
+            name, _, share = entry.strip().partition(":")
+            try:
+                shares[name] = float(share)
+            except ValueError:
+                shares[name] = 0.0
+            if not name or not 0 < shares[name] <= 1:
+                raise SettingsError(
+                    f"device-classes: {entry!r} must be name:share with a share above 0, at most 1"
+                )
+        return shares
+
+
+def _policy_class(name: str) -> type[Policy]:
+    if name in POLICIES:
+        return POLICIES[name]
+    if ":" not in name:
+        raise SettingsError(
+            f"assignment = {name!r}: must be one of {', '.join(POLICIES)}, or module:Class"
+        )
+    found = import_object(name, "assignment")
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise SettingsError(f"assignment {name!r} is no subclass of server.assignment.Policy")
+    return found
+
+
+def check_settings(values: Mapping[str, Scalar]) -> Settings:
+    """Parse a run-config and check what one key alone cannot show.
+
+    Raises
+    ------
+    SettingsError
+        One sentence that names the key, its value and what is allowed.
+    """
+    settings = parse(Settings, values)
+    _policy_class(settings.assignment)
+    _ = settings.device_shares
+    exclusive = [key for key in ("resume", "from-run") if values.get(key)]
+    if len(exclusive) > 1:
+        raise SettingsError("resume and from-run: only one of them can be given")
+    if settings.data.dataset == "none" and settings.evaluate_on == "server":
+        raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")
+    return settings

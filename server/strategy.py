@@ -1,0 +1,515 @@
+"""The strategy: MaxNet by default (SuperFedNAS, arXiv 2301.10879, algorithm 1), on Flower.
+
+One round: assign a subnet to each sampled node, send each its weights as one flat array, fold the
+replies into the overlap-aware average in assignment order, drop them. FedAvg, sandwich sampling and
+plain overlap averaging are settings of the same strategy.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from data import Dataset
+from nas.ladder import ladder
+from server.aggregation import OverlapAverage
+from server.assignment import Client, Policy, round_weights, sample_clients
+from server.evaluation import fuse_ladder, score_ladder
+from server.exchange import exchange
+from server.progress import Progress
+from server.replies import BadReply, Expected, FoldQueue, Reply, check_reply
+from server.roster import Roster
+from server.run_folder import Checkpoint, RunFolder
+from server.settings import Settings
+from supernet import Architecture, SearchSpace, State, extract
+from supernet.config import flatten
+from supernet.wire import (
+    ARRAYS,
+    CONFIG,
+    SUBNET,
+    TrainOrder,
+    encode_list,
+    pack,
+    source_fingerprint,
+    unpack,
+)
+
+Row = dict[str, Any]
+_FAILED_ROUNDS = 3
+
+
+class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
+    """Several rounds in a row brought no usable reply; the message gives the last reasons."""
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What is fixed before anyone replies: who trains what, and with which weight."""
+
+    round: int
+    beta: float | None
+    lr: float
+    nodes: dict[str, int]
+    assignment: dict[str, Architecture]
+    favoured: list[str]
+    weights: dict[str, float]
+    evaluate: list[Architecture]
+    bytes_down: dict[str, int]
+
+    def expected(self, index: int, space: SearchSpace, wire_dtype: str) -> Expected:
+        """Return what reply number ``index`` must look like."""
+        client = list(self.assignment)[index]
+        arch = self.assignment[client]
+        return Expected(
+            client, self.round, arch, space.shapes(arch), wire_dtype, 1 + len(self.evaluate)
+        )
+
+
+class SupernetStrategy(Strategy):
+    """Train a supernet, one subnet a client and round.
+
+    Parameters
+    ----------
+    settings
+        All settings; their defaults are MaxNet. ``space`` must say classes, channels and size.
+    run
+        Run folder for metrics and checkpoints; None keeps metrics in memory only.
+    data
+        The server's own data for central evaluation; None leaves evaluation to the clients.
+    progress
+        Where the run reports; by default one printed line a round.
+    space, policy
+        In place of those that the settings name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run: RunFolder | None = None,
+        data: Dataset | None = None,
+        progress: Progress | None = None,
+        space: SearchSpace | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.settings = settings
+        self.space = settings.space.load() if space is None else space
+        self.policy = settings.policy(self.space) if policy is None else policy
+        self.run_folder = run
+        self.data = data if settings.evaluate_on != "clients" else None
+        self.progress = Progress() if progress is None else progress
+        self.ladder = ladder(self.space, settings.ladder)
+        self.state: State = {}
+        self.rows: list[Row] = []
+        self.roster = Roster(
+            self.space,
+            self.policy,
+            device_shares=settings.device_shares,
+            question=flatten(settings.data) | {"seed": settings.seed},
+            note=self.progress.note,
+            timeout=settings.node_timeout,
+        )
+        self._beta = settings.beta()
+        self._lr = settings.lr()
+        self._plan: RoundPlan | None = None
+        self._other_code: set[str] = set()
+        self._last_refusals: list[str] = []
+        self._hooks: list[Callable[[Row], None]] = []
+
+    def summary(self) -> None:
+        """Say what will be trained, and how."""
+        s, space = self.settings, self.space
+        rule = (
+            "overlap averaging"
+            if self._beta is None
+            else f"MaxNet averaging, β {s.beta_schedule} {s.beta_start:g} to "
+            f"{s.beta_end or 1 / s.clients_per_round:g} over {s.beta_share:.0%} of the rounds"
+        )
+        for line in (
+            f"space {space.name}: {space.size:,} subnets, "
+            f"{space.macs(space.smallest) / 1e6:.2f} to {space.macs(space.largest) / 1e6:.2f} "
+            f"MMACs, norm {space.norm}",
+            f"{s.rounds} rounds, {s.clients_per_round} clients a round, {s.assignment}, {rule}",
+            f"local SGD: lr {s.local.lr:g} ({s.lr_schedule}), "
+            + (
+                f"{s.local.local_steps} steps"
+                if s.local.local_steps
+                else f"{s.local.local_epochs} epochs"
+            )
+            + f" of batches of {s.local.batch_size}, clip {s.local.clip_norm:g}",
+        ):
+            self.progress.note(line)
+
+    # The run
+
+    def train(self, grid: Grid, state: State, *, first: int = 1) -> State:
+        """Run rounds ``first`` to ``settings.rounds`` from a supernet's state and return the last.
+
+        Raises
+        ------
+        RosterError
+            Where there are not enough nodes.
+        TrainingStalled
+            Where three rounds in a row bring no usable reply.
+        """
+        self.state = state
+        rounds = self.settings.rounds
+        self.progress.start(first, rounds)
+        failed = 0
+        try:
+            if first == 1:
+                self._checkpoint(0)
+            for number in range(first, rounds + 1):
+                row = self._round(number, grid)
+                failed = 0 if any(client["accepted"] for client in row["clients"]) else failed + 1
+                if failed == _FAILED_ROUNDS:
+                    raise TrainingStalled(
+                        f"no usable reply in {failed} rounds: " + "; ".join(self._last_refusals)
+                    )
+        finally:
+            self.progress.stop()
+        return self.state
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 0,
+        timeout: float = 0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run as any Flower strategy does; the result holds the trained supernet's arrays.
+
+        Flower's own loop would keep every reply in memory until the last has come; this one folds
+        them as they arrive. ``num_rounds`` and ``timeout`` replace the settings' where given; what
+        clients are told is fixed by the settings, so ``train_config`` and ``evaluate_config`` must
+        be empty. ``evaluate_fn`` is called at every round's end.
+        """
+        if train_config or evaluate_config:
+            raise ValueError("SupernetStrategy takes its configuration from its settings")
+        if num_rounds or timeout:
+            self.settings = replace(
+                self.settings,
+                rounds=num_rounds or self.settings.rounds,
+                round_timeout=timeout or self.settings.round_timeout,
+            )
+            self._beta, self._lr = self.settings.beta(), self.settings.lr()
+        self.summary()
+        result = Result()
+        if evaluate_fn is not None:
+            user_fn = evaluate_fn
+
+            def after(row: Row) -> None:
+                found = user_fn(row["round"], ArrayRecord(self.state))
+                if found is not None:
+                    result.evaluate_metrics_serverapp[row["round"]] = found
+
+            self._hooks.append(after)
+        self.train(grid, initial_arrays.to_torch_state_dict())
+        result.arrays = ArrayRecord(self.state)
+        for row in self.rows:
+            if row["kind"] == "round":
+                result.train_metrics_clientapp[row["round"]] = _round_metrics(row)
+        return result
+
+    def _round(self, number: int, grid: Grid) -> Row:
+        started = time.monotonic()
+        plan, messages = self._configure(number, grid)
+        row, rungs = self._fold(plan, exchange(grid, messages, self.settings.round_timeout))
+        row["seconds"] = time.monotonic() - started
+        self._record(row)
+        self.progress.round(row)
+        if plan.evaluate:
+            self._evaluate(number, rungs)
+        if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
+            self._checkpoint(number)
+        for hook in self._hooks:
+            hook(row)
+        return row
+
+    def _record(self, row: Row) -> None:
+        self.rows.append(row)
+        if self.run_folder is not None:
+            self.run_folder.append(row)
+
+    def _checkpoint(self, number: int) -> None:
+        if self.run_folder is not None:
+            point = Checkpoint(number, self.state, {"policy": self.policy.state()})
+            self.run_folder.checkpoint(point, self.settings.keep_checkpoints)
+
+    # Orders
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return one message a sampled node, with its subnet's weights and its order."""
+        self.state = arrays.to_torch_state_dict()
+        self._plan, messages = self._configure(server_round, grid)
+        return messages
+
+    def _configure(self, number: int, grid: Grid) -> tuple[RoundPlan, list[Message]]:
+        clients, nodes = self._sample(number, grid)
+        assignment = self.policy.assign(number, clients)
+        favoured = self.policy.favoured(assignment)
+        beta = None if self._beta is None else self._beta(number - 1)
+        if beta is not None and self.space.largest not in assignment.values():
+            self._say_who_leads(number, assignment, favoured)
+        examples = {client.name: client.examples or 0 for client in clients}
+        weights = round_weights(
+            assignment,
+            favoured,
+            beta,
+            examples if self.settings.weighting == "examples" else None,
+        )
+        evaluate = self._to_evaluate(number)
+        plan = RoundPlan(
+            round=number,
+            beta=beta,
+            lr=self._lr(number - 1),
+            nodes={client.name: nodes[client.name] for client in clients},
+            assignment=assignment,
+            favoured=favoured,
+            weights=weights,
+            evaluate=evaluate,
+            bytes_down={},
+        )
+        return plan, self._messages(plan)
+
+    def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
+        s = self.settings
+        wanted = s.clients_per_round
+        if not self.rows and self._plan is None:
+            least, why = max(wanted, s.min_nodes), f"clients-per-round = {wanted}"
+            if s.min_nodes > wanted:
+                why = f"min-nodes = {s.min_nodes}"
+        else:
+            least, why = 1, f"round {number}"
+        usable = self.roster.wait_for(grid, least, s.node_timeout, wanted=why)
+        if len(usable) < wanted:
+            self.progress.note(f"round {number}: only {len(usable)} of {wanted} clients are there")
+        sampled = sample_clients(list(usable), wanted, s.seed, number)
+        clients = [usable[name][1] for name in sampled]
+        return clients, {client.name: usable[client.name][0] for client in clients}
+
+    def _say_who_leads(
+        self, number: int, assignment: dict[str, Architecture], favoured: Sequence[str]
+    ) -> None:
+        if self.settings.assignment == "fixed":
+            return
+        macs = self.space.macs(assignment[favoured[0]])
+        self.progress.note(
+            f"round {number}: nobody holds the largest subnet; the largest assigned "
+            f"({macs / 1e6:.2f} MMACs, client {', '.join(favoured)}) takes its β"
+        )
+
+    def _due(self, number: int) -> bool:
+        every = self.settings.evaluate_every
+        return every > 0 and (number % every == 0 or number == self.settings.rounds)
+
+    def _to_evaluate(self, number: int) -> list[Architecture]:
+        """Return the architectures that clients score on what they receive, beside their own."""
+        if not self._due(number):
+            return []
+        return [self.space.smallest] if self.data is not None else list(self.ladder.values())
+
+    def _messages(self, plan: RoundPlan) -> list[Message]:
+        s = self.settings
+        order = TrainOrder(
+            round=plan.round,
+            seed=s.seed,
+            wire_dtype=s.wire_dtype,
+            torch_threads=s.torch_threads,
+            device=s.device,
+            source=source_fingerprint(),
+            space=s.space,
+            local=replace(s.local, lr=plan.lr),
+        )
+        data = flatten(s.data)
+        records: dict[Architecture, ArrayRecord] = {}
+        messages = []
+        for name, arch in plan.assignment.items():
+            if arch not in records:
+                flat = pack(extract(self.state, self.space.boxes(arch)), s.wire_dtype)
+                records[arch] = ArrayRecord({SUBNET: Array(flat)})
+            plan.bytes_down[name] = len(records[arch][SUBNET].data)
+            evaluate = [arch, *plan.evaluate] if plan.evaluate else []
+            mine = replace(
+                order,
+                architecture=arch.to_json(),
+                evaluate=encode_list([candidate.to_json() for candidate in evaluate]),
+            )
+            config = ConfigRecord({**flatten(mine), **data})
+            messages.append(
+                Message(
+                    RecordDict({ARRAYS: records[arch], CONFIG: config}),
+                    dst_node_id=plan.nodes[name],
+                    message_type=MessageType.TRAIN,
+                    group_id=str(plan.round),
+                )
+            )
+        return messages
+
+    # Replies
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies to :meth:`configure_train`'s messages into the supernet."""
+        plan = self._plan
+        if plan is None or plan.round != server_round:
+            raise ValueError(f"aggregate_train({server_round}) without its configure_train")
+        position = {node: index for index, node in enumerate(plan.nodes.values())}
+        row, _ = self._fold(plan, ((position[r.metadata.src_node_id], r) for r in replies))
+        self._record(row | {"seconds": 0.0})
+        return ArrayRecord(self.state), _round_metrics(row)
+
+    def _fold(
+        self, plan: RoundPlan, replies: Iterable[tuple[int, Message | None]]
+    ) -> tuple[Row, list[Row]]:
+        s = self.settings
+        average = OverlapAverage(self.state)
+        folder = None if self.run_folder is None else self.run_folder.path / "checkpoints"
+        queue = FoldQueue(s.hold_back, folder, in_order=s.fold_order == "assignment")
+        names = list(plan.assignment)
+        found: dict[int, Reply | str] = {}
+        for index, message in replies:
+            flat = None
+            try:
+                if message is None:
+                    raise BadReply(f"no reply within {s.round_timeout:g} s")
+                reply = check_reply(message, plan.expected(index, self.space, s.wire_dtype))
+                self._compare_code(names[index], reply)
+                flat = reply.flat
+                found[index] = replace(reply, flat=flat[:0])
+            except BadReply as reason:
+                found[index] = str(reason)
+                self.progress.note(f"round {plan.round}: client {names[index]} refused: {reason}")
+            for turn, ready in queue.put(index, flat):
+                arch = plan.assignment[names[turn]]
+                update = unpack(ready, self.space.shapes(arch), s.wire_dtype)
+                average.add(update, plan.weights[names[turn]], self.space.boxes(arch))
+        if any(isinstance(entry, Reply) for entry in found.values()):
+            self.state = average.result()
+        return self._report(plan, found)
+
+    def _compare_code(self, name: str, reply: Reply) -> None:
+        """Say once when a client runs other code than the server."""
+        if reply.source != source_fingerprint() and reply.source_root not in self._other_code:
+            self._other_code.add(reply.source_root)
+            self.progress.note(
+                f"client {name} runs other code than the server, from {reply.source_root!r}: a "
+                "local SuperLink started from another folder keeps that folder's packages; "
+                "`superfednas stop` ends it"
+            )
+
+    def _report(self, plan: RoundPlan, found: dict[int, Reply | str]) -> tuple[Row, list[Row]]:
+        """Return the round's row and the ladder as the clients scored it."""
+        self._last_refusals = [e for e in found.values() if isinstance(e, str)]
+        item = np.dtype("float32").itemsize if self.settings.wire_dtype == "float32" else 2
+        clients, reports = [], []
+        for index, (name, arch) in enumerate(plan.assignment.items()):
+            entry = found.get(index, "no reply")
+            client: Row = {
+                "client": name,
+                "architecture": arch.to_json(),
+                "macs": self.space.macs(arch),
+                "params": self.space.params(arch),
+                "weight": plan.weights[name],
+                "favoured": name in plan.favoured,
+                "bytes_down": plan.bytes_down[name],
+                "bytes_up": 0,
+                "accepted": isinstance(entry, Reply),
+                "reason": entry if isinstance(entry, str) else None,
+            }
+            if isinstance(entry, Reply):
+                scores = {i: accuracy for i, accuracy, _ in entry.evaluation}
+                client |= {
+                    "bytes_up": item * self.space.params(arch),
+                    "loss": entry.loss,
+                    "examples": entry.examples,
+                    "images": entry.images,
+                    "seconds": entry.seconds,
+                    "own_accuracy": scores.get(0),
+                    "smallest_accuracy": scores.get(1),
+                }
+                shifted = [(i - 1, a, loss) for i, a, loss in entry.evaluation if i]
+                reports.append((entry.evaluation_examples, shifted))
+            clients.append(client)
+        row = {
+            "kind": "round",
+            "round": plan.round,
+            "beta": plan.beta,
+            "lr": plan.lr,
+            "clients": clients,
+        }
+        return row, fuse_ladder(self.space, self.ladder, reports)
+
+    def _evaluate(self, number: int, rungs: list[Row]) -> None:
+        """Evaluate the ladder here where the server has data, else take the clients' ``rungs``."""
+        if self.data is not None:
+            rungs = score_ladder(
+                self.space,
+                self.state,
+                self.ladder,
+                self.data,
+                self.data.validation,
+                torch.device("cpu"),
+            )
+            trained, where = number, "server"
+        else:
+            # Clients score what they received: the state before this round's training.
+            trained, where = number - 1, "clients"
+        if rungs:
+            evaluation = {
+                "kind": "evaluation",
+                "round": number,
+                "trained_rounds": trained,
+                "where": where,
+                "split": "validation",
+                "ladder": rungs,
+            }
+            self._record(evaluation)
+            self.progress.evaluation(evaluation)
+
+    # Flower's evaluation exchange is not used: it costs seconds a round in deployment.
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return nothing: clients evaluate within the training exchange."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return nothing."""
+        return None
+
+
+def _round_metrics(row: Row) -> MetricRecord:
+    accepted = [client for client in row["clients"] if client["accepted"]]
+    values: dict[str, int | float | list[int] | list[float]] = {
+        "accepted": len(accepted),
+        "refused": len(row["clients"]) - len(accepted),
+    }
+    if row["beta"] is not None:
+        values["beta"] = float(row["beta"])
+    if accepted:
+        values["loss"] = sum(float(c["loss"]) for c in accepted) / len(accepted)
+    return MetricRecord(values)

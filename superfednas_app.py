@@ -1,0 +1,45 @@
+"""What Flower loads: this app's ServerApp and ClientApp, from this app's own folder.
+
+``client``, ``server`` and ``data`` are common names. In a simulation the folder from which the
+local SuperLink was started comes before the app's own on the path of Ray's actors, so another app's
+packages of these names would be taken. This module has a name of its own; it puts its folder first,
+drops packages that were picked up from elsewhere, and says so.
+"""
+
+import sys
+from pathlib import Path
+
+ROOMS = ("supernet", "data", "nas", "client", "server")
+
+
+def take_own_rooms() -> list[str]:
+    """Make the rooms beside this file the ones that are imported.
+
+    Returns
+    -------
+    list of str
+        Folders from which a package of a room's name had been imported before.
+    """
+    root = Path(__file__).resolve().parent
+    while str(root) in sys.path:
+        sys.path.remove(str(root))
+    sys.path.insert(0, str(root))
+    strangers = []
+    for room in ROOMS:
+        origin = getattr(sys.modules.get(room), "__file__", None)
+        if origin is not None and Path(origin).resolve().parent != root / room:
+            strangers.append(str(Path(origin).resolve().parent))
+            for name in [n for n in sys.modules if n == room or n.startswith(room + ".")]:
+                del sys.modules[name]
+    return strangers
+
+
+for _folder in take_own_rooms():
+    print(
+        f"superfednas: another app's package was picked up and is not used: {_folder}", flush=True
+    )
+
+from client.app import app as client_app  # noqa: E402
+from server.app import app as server_app  # noqa: E402
+
+__all__ = ["client_app", "server_app", "take_own_rooms"]

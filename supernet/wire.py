@@ -1,0 +1,169 @@
+"""The wire contract: what the server orders, what a client answers, and the one flat array of both.
+
+A message carries one flat array: the subnet's tensors in ``state_dict`` order at ``wire-dtype``.
+Names, shapes and offsets are rebuilt on both sides from the architecture, so nothing else travels
+and nothing is pickled. Everything beside the array is a scalar of a flat config.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from supernet.architecture import Shape
+from supernet.config import setting
+from supernet.norms import NORMS
+from supernet.registry import load_space
+from supernet.space import SearchSpace
+
+PROTOCOL = 1
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+SUBNET = "subnet"
+ROOMS = ("supernet", "data", "nas", "client", "server")
+
+# numpy has no bfloat16, so its bits travel as int16.
+_WIRE: dict[str, tuple[torch.dtype, torch.dtype]] = {
+    "float32": (torch.float32, torch.float32),
+    "float16": (torch.float16, torch.float16),
+    "bfloat16": (torch.bfloat16, torch.int16),
+}
+WIRE_DTYPES = tuple(_WIRE)
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Which search space, for which images."""
+
+    space: str = setting(
+        "resnet-tiny", "search space: a name of `superfednas spaces`, or module:Class"
+    )
+    norm: str = setting(
+        "group", "norm layers: group (8 channels a group), none, batch", choices=NORMS
+    )
+    num_classes: int = setting(0, "classes; 0 takes the data set's", low=0)
+    in_channels: int = setting(0, "image channels; 0 takes the data set's", low=0)
+    image_size: int = setting(0, "image side in pixels; 0 takes the data set's", low=0)
+
+    def load(self) -> SearchSpace:
+        """Return the space; raises ``ValueError`` naming a wrong option."""
+        return load_space(
+            self.space,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            norm=self.norm,
+        )
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One client's SGD within a round (SuperFedNAS, appendix: lr .1, momentum 0, decay 0)."""
+
+    lr: float = setting(0.1, "learning rate (of the first round, where it is scheduled)", above=0)
+    momentum: float = setting(0.0, "SGD momentum, fresh every round", low=0, high=0.999)
+    weight_decay: float = setting(0.0, "L2 weight decay", low=0)
+    clip_norm: float = setting(1.0, "largest gradient norm; 0 does not clip", low=0)
+    local_epochs: int = setting(3, "epochs over a client's own images a round", low=1)
+    local_steps: int = setting(0, "steps a round in place of epochs; 0 uses local-epochs", low=0)
+    batch_size: int = setting(16, "images a step", low=1)
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """What the server asks of a client: the config of a training message."""
+
+    protocol: int = setting(PROTOCOL, "version of this contract")
+    round: int = setting(0, "the round, from 1", low=0)
+    seed: int = setting(0, "the run's seed", low=0)
+    architecture: str = setting("", "the assigned architecture, JSON")
+    evaluate: str = setting("[]", "architectures to evaluate before training, JSON list of JSON")
+    wire_dtype: str = setting("float32", "number format of the flat array", choices=WIRE_DTYPES)
+    torch_threads: int = setting(1, "threads of a client's torch", low=1)
+    device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
+    source: str = setting("", "fingerprint of the server's code")
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    local: LocalTraining = field(default_factory=LocalTraining)
+
+
+def numel(shapes: Mapping[str, Shape]) -> int:
+    """Return how many numbers a flat array of these tensors holds."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def numpy_dtype(wire_dtype: str) -> np.dtype:
+    """Return the dtype that a flat array has at ``wire_dtype``."""
+    return torch.empty(0, dtype=_WIRE[wire_dtype][1]).numpy().dtype
+
+
+def pack(tensors: Mapping[str, torch.Tensor], wire_dtype: str = "float32") -> np.ndarray:
+    """Lay tensors one behind the other, in their order, into one new flat array."""
+    number, bits = _WIRE[wire_dtype]
+    flat = torch.empty(sum(tensor.numel() for tensor in tensors.values()), dtype=number)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, view in _views(flat, shapes).items():
+        view.copy_(tensors[name].detach())
+    return flat.view(bits).numpy()
+
+
+def unpack(
+    flat: np.ndarray, shapes: Mapping[str, Shape], wire_dtype: str = "float32"
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a flat array as views into it.
+
+    Raises
+    ------
+    ValueError
+        Where dtype, dimensions or length are not those of ``shapes`` at ``wire_dtype``.
+    """
+    number, bits = _WIRE[wire_dtype]
+    expected = numpy_dtype(wire_dtype)
+    if flat.ndim != 1 or flat.size != numel(shapes):
+        raise ValueError(f"shape {flat.shape} in place of ({numel(shapes)},)")
+    if flat.dtype != expected:
+        raise ValueError(f"dtype {flat.dtype} in place of {expected} for wire-dtype {wire_dtype}")
+    return _views(torch.from_numpy(flat).view(bits).view(number), shapes)
+
+
+def _views(flat: torch.Tensor, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]:
+    views, offset = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        views[name] = flat[offset : offset + size].view(shape)
+        offset += size
+    return views
+
+
+def encode_list(texts: list[str]) -> str:
+    """Join texts (architectures) to one scalar."""
+    return json.dumps(texts)
+
+
+def decode_list(text: str) -> list[str]:
+    """Undo :func:`encode_list`."""
+    return [str(item) for item in json.loads(text)]
+
+
+def source_root() -> Path:
+    """Return the folder whose rooms this process runs."""
+    return Path(__file__).resolve().parent.parent
+
+
+@functools.cache
+def source_fingerprint() -> str:
+    """Hash the code of the rooms that a round runs through.
+
+    Rooms have common names (``client``, ``server``), which another app's packages can shadow, and a
+    simulation can pick up a stale checkout: server and client compare fingerprints.
+    """
+    digest = hashlib.sha256()
+    root = source_root()
+    for room in ROOMS:
+        for path in sorted((root / room).glob("**/*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
