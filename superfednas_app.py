@@ -39,7 +39,27 @@ for _folder in take_own_rooms():
         f"superfednas: another app's package was picked up and is not used: {_folder}", flush=True
     )
 
-from client.app import app as client_app  # noqa: E402
+from flwr.app import Context, Message  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+
+from client import app as client_room  # noqa: E402
 from server.app import app as server_app  # noqa: E402
+
+# Ray sends a ClientApp to its actors by the module names of its handlers, so these must be defined
+# in this module: unpickling them imports it, and with it the lines above, before any room.
+client_app = ClientApp()
+
+
+@client_app.query()  # type: ignore[untyped-decorator, unused-ignore]
+def query(message: Message, context: Context) -> Message:
+    """Answer who this node is."""
+    return client_room.query(message, context)
+
+
+@client_app.train()  # type: ignore[untyped-decorator, unused-ignore]
+def train(message: Message, context: Context) -> Message:
+    """Train the subnet that came with the message."""
+    return client_room.train(message, context)
+
 
 __all__ = ["client_app", "server_app", "take_own_rooms"]

@@ -35,10 +35,11 @@ RECIPE = {
     "partition": "balanced-dirichlet",
     "pixel_mean": ".4914,.4822,.4465",
     "pixel_std": ".2470,.2435,.2616",
-    "augment": "crop:4,flip,cutout:16",
+    "augment": "crop:4,flip",
     "local_epochs": 1,
-    "batch_size": 32,
-    "lr": 0.1,
+    "batch_size": 16,
+    "lr": 0.03,
+    "momentum": 0.9,
     "clip_norm": 1.0,
 }
 METHODS = {
@@ -99,19 +100,16 @@ def table(cells: dict[tuple[float, int, str], Path]) -> str:
         if names is None:
             names = [rung["name"] for rung in test["ladder"]]
             macs = [f"{rung['name']} ({rung['macs'] / 1e6:.2f})" for rung in test["ladder"]]
-            lines.append(
-                f"| α | seed | method | {' | '.join(macs)} | rounds | GMAC·images | bytes |"
-            )
+            rungs = " | ".join(macs)
+            lines.append(f"| α | seed | method | {rungs} | rounds | GMAC·images | bytes |")
             lines.append("|" + "---|" * (len(names) + 6))
         accuracy = {rung["name"]: f"{rung['accuracy']:.2%}" for rung in test["ladder"]}
         if method.startswith("FedAvg"):  # its other subnets were never trained
             own = method.split()[1]
             accuracy = {name: text if name == own else "" for name, text in accuracy.items()}
-        lines.append(
-            f"| {alpha:g} | {seed} | {method} | "
-            + " | ".join(accuracy[name] for name in names)
-            + f" | {summary['round']} | {summary['gmac_images']:,.0f} | {amount(summary['bytes'])} |"
-        )
+        rungs = " | ".join(accuracy[name] for name in names)
+        cost = f"{summary['gmac_images']:,.0f} | {amount(summary['bytes'])}"
+        lines.append(f"| {alpha:g} | {seed} | {method} | {rungs} | {summary['round']} | {cost} |")
     return "\n".join(lines)
 
 

@@ -131,8 +131,10 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
     summary = summarise(space, strategy.rows, settings.rounds)
     run.append(summary)
     run.finish(state, settings.rounds)
-    print_finale(last, summary, data_name=data.name if data else "the clients' own data")
-    print(f"run folder: {run.path}", flush=True)
+    progress = strategy.progress
+    name = data.name if data else "the clients' own data"
+    print_finale(last, summary, data_name=name, console=progress.console)
+    progress.write(f"run folder: {run.path}")
 
 
 def _fill(settings: Settings, data: Dataset | None) -> SpaceOptions:

@@ -35,11 +35,8 @@ def summarise(space: SearchSpace, rows: Sequence[Row], rounds: int) -> Row:
     }
 
 
-def print_finale(
-    evaluation: Row | None, summary: Row, *, data_name: str, console: Console | None = None
-) -> None:
+def print_finale(evaluation: Row | None, summary: Row, *, data_name: str, console: Console) -> None:
     """Print the table of an evaluation row and the sentences of a summary row."""
-    console = console or Console(width=100, highlight=False)
     if evaluation is not None:
         console.print(ladder_table(evaluation, data_name))
     for sentence in sentences(summary):

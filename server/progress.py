@@ -8,12 +8,20 @@ from rich.live import Live
 from rich.table import Table
 
 Row = dict[str, Any]
+_WIDTH = 100
 
 
 class Progress:
-    """Print one line a round: under Flower the output is a stream, so nothing is redrawn."""
+    """Print one line a round: under Flower the output is a stream, so nothing is redrawn.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    console
+        Where to; by default standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, width=_WIDTH)
         self.rounds = 0
         self.first = 1
         self.started = time.monotonic()
@@ -36,8 +44,8 @@ class Progress:
         self.write(f"{'':>{len(self._count(row['round']))}} {describe_evaluation(row)}")
 
     def write(self, text: str) -> None:
-        """Print a line at once."""
-        print(text, flush=True)
+        """Print a line at once, never folded: the last one is a path that others read."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """End the display."""
@@ -70,8 +78,7 @@ class LiveProgress(Progress):
     """Redraw a small table: round, β, accuracies, bytes, time left."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
+        super().__init__(console)
         self._live = Live(console=console, auto_refresh=False)
         self._bytes = 0
         self._evaluation = "not yet"
@@ -80,10 +87,6 @@ class LiveProgress(Progress):
         """Begin with round ``first`` of ``rounds``."""
         super().start(first, rounds)
         self._live.start()
-
-    def write(self, text: str) -> None:
-        """Print a line above the display."""
-        self._console.print(text, markup=False, highlight=False)
 
     def round(self, row: Row) -> None:
         """Redraw with a finished round."""

@@ -206,7 +206,7 @@ class RunFolder:
         self.save_info()
 
     def weights(self) -> tuple[dict[str, torch.Tensor], int]:
-        """Return the trained supernet (of an unfinished run, the newest checkpoint) and its round."""
+        """Return the trained supernet (unfinished: the newest checkpoint) and its round."""
         final = self.path / "supernet.safetensors"
         if final.exists():
             state, about = read_tensors(final)

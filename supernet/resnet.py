@@ -400,7 +400,7 @@ class ResNet10To26(ResNetSpace):
 
 
 class ResNetTiny(ResNetSpace):
-    """The same idea for two CPU cores: 12⁴ = 20,736 networks of 3.2 to 19.6 MMACs at 32×32.
+    """The same idea for two CPU cores: 12⁴ = 20,736 networks of 3.5 to 19.6 MMACs at 32×32.
 
     Every stage halves the resolution, from 8×8 grey (4, 2, 1, 1) to 32×32 colour (16, 8, 4, 2).
     """

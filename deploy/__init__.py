@@ -1,0 +1,1 @@
+"""From code and weights to something that runs on a machine, and is ended there."""

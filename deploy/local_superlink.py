@@ -1,0 +1,81 @@
+"""The local SuperLink that ``flwr run .`` starts in the background and never stops."""
+
+import os
+from collections.abc import Iterable
+
+import psutil
+
+_PORT_VARIABLE, _PORT = "FLWR_LOCAL_CONTROL_API_PORT", "39093"
+_PATIENCE = 15.0
+_RUN_PROCESSES = ("flwr-simulation", "flwr-serverapp")
+
+
+class RunInProgressError(RuntimeError):
+    """The local SuperLink still works on a run."""
+
+
+def find() -> list[psutil.Process]:
+    """Return the local SuperLinks of this user that listen where ``flwr run`` looks for one."""
+    address = f"127.0.0.1:{os.environ.get(_PORT_VARIABLE, _PORT)}"
+    found = []
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        command = process.info["cmdline"] or []
+        ours = process.info["uids"] is None or process.info["uids"].real == os.getuid()
+        is_superlink = any(os.path.basename(part) == "flower-superlink" for part in command[:3])
+        if ours and is_superlink and "--simulation" in command and address in command:
+            found.append(process)
+    return found
+
+
+def stop(*, force: bool = False) -> list[int]:
+    """End the local SuperLink and all that it has started.
+
+    Parameters
+    ----------
+    force
+        End it also while a run is going on.
+
+    Returns
+    -------
+    list of int
+        Process ids of the SuperLinks that were ended.
+
+    Raises
+    ------
+    RunInProgressError
+        Where a run is going on and ``force`` is not given.
+    """
+    ended = []
+    for superlink in find():
+        family = [superlink, *superlink.children(recursive=True)]
+        busy = [process for process in family if _name(process) in _RUN_PROCESSES]
+        if busy and not force:
+            raise RunInProgressError(
+                f"the local SuperLink (process {superlink.pid}) is working on a run: wait for it, "
+                "end it by `flwr stop`, or use --force"
+            )
+        _signal([superlink])
+        _, alive = psutil.wait_procs(family, timeout=_PATIENCE)
+        _signal(alive)
+        _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)
+        for process in alive:
+            process.kill()
+        ended.append(superlink.pid)
+    return ended
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return next(
+            (os.path.basename(part) for part in process.cmdline()[:3] if "flwr-" in part), ""
+        )
+    except psutil.Error:
+        return ""
+
+
+def _signal(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue

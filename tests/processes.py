@@ -1,0 +1,82 @@
+"""Real Flower processes for tests: own FLWR_HOME, free ports, everything ended by its id."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """Return an environment in which Flower touches nothing outside ``home``."""
+    return os.environ | {
+        "HOME": str(home),
+        "FLWR_HOME": str(home / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        **extra,
+    }
+
+
+@contextlib.contextmanager
+def process(command: Sequence[str], env: dict[str, str], cwd: Path, log: Path) -> Iterator[int]:
+    """Run a process for the length of a block, then end it and all that it has started."""
+    with log.open("w") as out:
+        running = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=out)
+    try:
+        yield running.pid
+    finally:
+        end(running.pid)
+        running.wait(timeout=30)
+
+
+def end(pid: int) -> None:
+    """End a process and its children: politely, then not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for each in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def run_config(values: dict[str, object]) -> str:
+    """Return settings as ``flwr run --run-config`` wants them."""
+    return " ".join(
+        f"{key}={value!r}" if isinstance(value, str) else f"{key}={value}"
+        for key, value in values.items()
+    )
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    """Wait for a condition, or fail saying what did not happen."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {seconds} s")
+        time.sleep(0.02)

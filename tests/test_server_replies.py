@@ -1,0 +1,361 @@
+"""Replies: a right one passes, each wrong one is refused with its reason, the queue keeps order."""
+
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.replies import BadReply, Expected, FoldQueue, check_reply, finite
+from supernet import Architecture
+from supernet.wire import WIRE_DTYPES, numpy_dtype
+
+
+@dataclass(frozen=True)
+class Named(Architecture):
+    """An architecture that is only a number."""
+
+    reply_number: int
+
+
+ORDER = Message(RecordDict(), dst_node_id=7, message_type="train", group_id="3")
+EXPECTED = Expected("5", 3, Named(1), {"w": (2, 2), "b": (3,)}, "float32", 3)
+LENGTH = 2 * 2 + 3
+METRICS = {"num-examples": 11, "loss": 0.5, "seconds": 0.25, "images": 33, "round": 3}
+TEXTS = {"architecture": Named(1).to_json(), "source": "abc", "source-root": "/app"}
+
+
+def flat(dtype: str = "float32", size: int = LENGTH) -> np.ndarray:
+    return np.arange(size).astype(numpy_dtype(dtype))
+
+
+def reply(
+    array: Array | np.ndarray | None = None,
+    *,
+    metrics: dict[str, Any] | None = None,
+    texts: dict[str, Any] | None = None,
+    drop: tuple[str, ...] = (),
+    record: dict[str, Any] | None = None,
+) -> Message:
+    """Give a right reply with some parts changed, or left out."""
+    array = flat() if array is None else array
+    numbers = {k: v for k, v in (METRICS | (metrics or {})).items() if k not in drop}
+    words = {k: v for k, v in (TEXTS | (texts or {})).items() if k not in drop}
+    parts: dict[str, Any] = {
+        "arrays": ArrayRecord({"subnet": array if isinstance(array, Array) else Array(array)}),
+        "metrics": MetricRecord(numbers),
+        "config": ConfigRecord(words),
+    }
+    parts = {key: part for key, part in parts.items() if key not in drop} | (record or {})
+    return Message(RecordDict(parts), reply_to=ORDER)
+
+
+def refused(message: Message, expected: Expected = EXPECTED) -> str:
+    with pytest.raises(BadReply) as caught:
+        check_reply(message, expected)
+    return str(caught.value)
+
+
+def npy(header: bytes) -> bytes:
+    """Start a .npy file with a header of one's own."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+def archive() -> bytes:
+    content = io.BytesIO()
+    np.savez(content, subnet=flat())
+    return content.getvalue()
+
+
+# A right reply
+
+
+@pytest.mark.parametrize("dtype", WIRE_DTYPES)
+def test_a_right_reply_passes(dtype: str) -> None:
+    scores = [[0, 0.5, 1.5], [2, 1.0, 0.0]]
+    message = reply(
+        flat(dtype), metrics={"evaluation-examples": 8}, texts={"evaluation": json.dumps(scores)}
+    )
+    found = check_reply(message, replace(EXPECTED, wire_dtype=dtype))
+    assert np.array_equal(found.flat, flat(dtype))
+    assert found.flat.dtype == numpy_dtype(dtype)
+    assert (found.examples, found.loss, found.seconds, found.images) == (11, 0.5, 0.25, 33)
+    assert found.evaluation == ((0, 0.5, 1.5), (2, 1.0, 0.0))
+    assert found.evaluation_examples == 8
+    assert (found.source, found.source_root) == ("abc", "/app")
+
+
+def test_a_reply_without_evaluation_passes() -> None:
+    found = check_reply(reply(), EXPECTED)
+    assert found.evaluation == ()
+    assert found.evaluation_examples == 0
+
+
+# Wrong ones
+
+
+def test_an_error_is_refused_with_its_code_and_reason() -> None:
+    said = refused(Message(Error(5, "node gone"), reply_to=ORDER))
+    assert "error 5" in said and "node gone" in said
+    assert "no reason given" in refused(Message(Error(0), reply_to=ORDER))
+    assert "could not load" in refused(Message(Error(1, "ImportError"), reply_to=ORDER))
+
+
+@pytest.mark.parametrize("missing", ["arrays", "metrics", "config"])
+def test_a_missing_record_is_refused(missing: str) -> None:
+    assert f"'{missing}'" in refused(reply(drop=(missing,)))
+
+
+def test_a_record_of_another_kind_is_refused() -> None:
+    assert "'arrays'" in refused(reply(record={"arrays": ConfigRecord({})}))
+
+
+@pytest.mark.parametrize("found", [[], ["net"], ["subnet", "more"]])
+def test_wrong_array_names_are_refused(found: list[str]) -> None:
+    arrays = ArrayRecord({name: Array(flat()) for name in found})
+    assert "names" in refused(reply(record={"arrays": arrays}))
+
+
+@pytest.mark.parametrize("stale", [2, 4, -3])
+def test_another_round_is_refused(stale: int) -> None:
+    said = refused(reply(metrics={"round": stale}))
+    assert f"round {stale} in place of 3" in said
+
+
+def test_no_round_is_refused() -> None:
+    assert "round None" in refused(reply(drop=("round",)))
+
+
+@pytest.mark.parametrize("other", [Named(2).to_json(), "", "{}"])
+def test_another_architecture_is_refused(other: str) -> None:
+    said = refused(reply(texts={"architecture": other}))
+    assert "architecture" in said and Named(1).to_json() in said
+
+
+def test_no_architecture_is_refused() -> None:
+    assert "architecture None" in refused(reply(drop=("architecture",)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(LENGTH - 1,), (LENGTH + 1,), (0,), (1, LENGTH), (LENGTH, 1), ()]
+)
+def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    said = refused(reply(np.zeros(shape, np.float32)))
+    assert f"({LENGTH},)" in said and str(shape) in said
+
+
+NUMBERS = ("float16", "float32", "float64", "int16", "int32", "uint16", "bool", ">f4", "c8")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "found"),
+    [(d, n) for d in WIRE_DTYPES for n in NUMBERS if np.dtype(n) != numpy_dtype(d)],
+)
+def test_another_dtype_is_refused(dtype: str, found: str) -> None:
+    said = refused(reply(np.zeros(LENGTH, found)), replace(EXPECTED, wire_dtype=dtype))
+    assert "dtype" in said
+
+
+def bad_numbers(dtype: str) -> list[np.ndarray]:
+    found = []
+    for number in (np.nan, np.inf, -np.inf):
+        values = np.arange(LENGTH, dtype=np.float32)
+        values[4] = number
+        if dtype == "bfloat16":
+            # The upper half of a float32's bits.
+            found.append((values.view(np.uint32) >> 16).astype(np.uint16).view(np.int16))
+        else:
+            found.append(values.astype(dtype))
+    return found
+
+
+@pytest.mark.parametrize("dtype", WIRE_DTYPES)
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite_are_refused(dtype: str, which: int) -> None:
+    said = refused(reply(bad_numbers(dtype)[which]), replace(EXPECTED, wire_dtype=dtype))
+    assert "not finite" in said
+
+
+@settings(max_examples=200, deadline=None)
+@given(bits=st.integers(0, 2**16 - 1))
+def test_bfloat16_is_finite_where_the_float32_of_its_bits_is(bits: int) -> None:
+    value = np.array([bits << 16], np.uint32).view(np.float32)
+    sent = np.array([bits], np.uint16).view(np.int16)
+    assert finite(sent, "bfloat16") == bool(np.isfinite(value).all())
+
+
+SHAPE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x04N.",
+        b"PK\x03\x04 no archive",
+        archive(),
+        npy(SHAPE % b"7"),
+        npy(SHAPE % b"-1"),
+        npy(SHAPE % b"10000000000000"),
+        npy(SHAPE % b"99999999999999999999999"),
+        npy(b"{'descr': 'O', 'fortran_order': False, 'shape': (7,), }\n"),
+        npy(b"{(((("),
+        npy(b"\n  x\n y"),
+    ],
+    ids=[
+        "empty",
+        "garbage",
+        "pickle",
+        "broken-archive",
+        "archive",
+        "no-data",
+        "negative",
+        "terabytes",
+        "overflow",
+        "objects",
+        "open-brackets",
+        "indents",
+    ],
+)
+def test_bytes_that_are_no_array_are_refused(data: bytes) -> None:
+    array = Array(dtype="float32", shape=(LENGTH,), stype="numpy.ndarray", data=data)
+    assert "array" in refused(reply(array))
+
+
+def test_an_array_of_another_serialisation_is_refused() -> None:
+    right = Array(flat())
+    array = Array(dtype=right.dtype, shape=right.shape, stype="torch", data=right.data)
+    assert "dtype" in refused(reply(array))
+
+
+@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, [1, 2]])
+def test_metrics_out_of_range_are_refused(key: str, value: Any) -> None:
+    assert f"metric {key}" in refused(reply(metrics={key: value}))
+
+
+@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images"])
+def test_a_missing_metric_is_refused(key: str) -> None:
+    assert f"metric {key} = None" in refused(reply(drop=(key,)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "7",
+        "null",
+        "{}",
+        "[[0, 0.5]]",
+        '[["a", 0.5, 1]]',
+        "[[3, 0.5, 1]]",
+        "[[-1, 0.5, 1]]",
+        "[[0, 1.5, 1]]",
+        "[[0, NaN, 1]]",
+        "[[0, 0.5, NaN]]",
+        "[[NaN, 0.5, 1]]",
+        "[[Infinity, 0.5, 1]]",
+        "[[0, 0.5, 1" + "0" * 400 + "]]",
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:16] or "empty",
+)
+def test_a_bad_evaluation_is_dropped_and_the_weights_are_kept(text: str) -> None:
+    found = check_reply(reply(texts={"evaluation": text}), EXPECTED)
+    assert found.evaluation == ()
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.5, [1]])
+def test_a_bad_number_of_evaluation_examples_counts_as_none(count: Any) -> None:
+    assert (
+        check_reply(reply(metrics={"evaluation-examples": count}), EXPECTED).evaluation_examples
+        == 0
+    )
+
+
+# The queue
+
+
+def run_queue(queue: FoldQueue, order: list[int], absent: set[int]) -> list[tuple[int, int]]:
+    """Put replies in an order of arrival; reply k holds k + 1 times the number k."""
+    out = []
+    for index in order:
+        sent = None if index in absent else np.full(index + 1, index, np.float32)
+        for turn, ready in queue.put(index, sent):
+            assert (ready == turn).all()
+            out.append((turn, len(ready)))
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    order=st.integers(0, 8).flatmap(lambda n: st.permutations(range(n))),
+    absent=st.sets(st.integers(0, 7)),
+    limit=st.sampled_from([0, 4, 30, 10**6]),
+    on_disk=st.booleans(),
+)
+def test_any_arrival_gives_assignment_order(
+    tmp_path_factory: pytest.TempPathFactory,
+    order: list[int],
+    absent: set[int],
+    limit: int,
+    on_disk: bool,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "held"
+    folder.mkdir(exist_ok=True)
+    queue = FoldQueue(limit, folder if on_disk else None)
+    found = run_queue(queue, list(order), absent)
+    assert found == [(k, k + 1) for k in range(len(order)) if k not in absent]
+    assert queue.held_bytes == 0
+    assert not list(folder.iterdir())
+
+
+def test_a_reply_is_handed_on_as_soon_as_its_turn_has_come() -> None:
+    queue = FoldQueue(10**6, None)
+    assert run_queue(queue, [2], set()) == []
+    assert run_queue(queue, [0], set()) == [(0, 1)]
+    assert run_queue(queue, [1], {1}) == [(2, 3)]
+
+
+def test_beyond_the_limit_replies_wait_on_disk(tmp_path: Path) -> None:
+    # Replies 3, 2, 1 have 16, 12, 8 bytes: with a limit of 20, 2 goes to disk and 1 does as well.
+    queue = FoldQueue(20, tmp_path)
+    held = []
+    for index in (3, 2, 1):
+        assert run_queue(queue, [index], set()) == []
+        held.append((queue.held_bytes, len(list(tmp_path.iterdir()))))
+    assert held == [(4 * 4, 0), (4 * 4, 1), (4 * 4, 2)]
+    assert run_queue(queue, [0], set()) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert not list(tmp_path.iterdir())
+    assert queue.held_bytes == 0
+
+
+def test_without_a_folder_everything_waits_in_memory() -> None:
+    queue = FoldQueue(0, None)
+    assert run_queue(queue, [1], set()) == []
+    assert queue.held_bytes == 2 * 4
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 1, 2]])
+def test_out_of_order_everything_passes_through(tmp_path: Path, order: list[int]) -> None:
+    queue = FoldQueue(0, tmp_path, in_order=False)
+    found = [run_queue(queue, [index], {1}) for index in order]
+    assert found == [[] if index == 1 else [(index, index + 1)] for index in order]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_waits_on_disk_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    values = np.array([np.nan, -0.0, 1e-42, np.inf], np.float32)
+    queue = FoldQueue(0, tmp_path)
+    assert list(queue.put(1, values)) == []
+    ((turn, ready),) = queue.put(0, None)
+    assert turn == 1
+    assert ready.tobytes() == values.tobytes()

@@ -1,0 +1,235 @@
+"""The flat array of a message: identity, rounding, views and refusals; orders; fingerprint."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supernet import extract
+from supernet.config import SettingsError, flatten, parse
+from supernet.norms import NORMS
+from supernet.wire import (
+    PROTOCOL,
+    WIRE_DTYPES,
+    LocalTraining,
+    SpaceOptions,
+    TrainOrder,
+    decode_list,
+    encode_list,
+    numel,
+    numpy_dtype,
+    pack,
+    source_fingerprint,
+    source_root,
+    unpack,
+)
+from tests.strategies import architectures, norms, space
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+shapes_ = st.dictionaries(
+    st.text("abc.", min_size=1, max_size=4),
+    st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    max_size=5,
+)
+
+
+def bits(count: int, seed: int) -> np.ndarray:
+    """Give any bits at all: NaNs, infinities and denormals too."""
+    return np.random.default_rng(seed).integers(2**32, size=count, dtype=np.uint32)
+
+
+# Laws
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes=shapes_, seed=st.integers(0, 2**31))
+def test_float32_keeps_every_bit(shapes: dict[str, tuple[int, ...]], seed: int) -> None:
+    flat = bits(numel(shapes), seed).view(np.float32)
+    tensors = unpack(flat, shapes)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
+    assert list(tensors) == list(shapes)
+    again = pack(tensors)
+    assert again.dtype == np.float32 and again.ndim == 1
+    assert again.tobytes() == flat.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes=shapes_, seed=st.integers(0, 2**31), wire=st.sampled_from(WIRE_DTYPES))
+def test_a_round_trip_is_rounding(shapes: dict[str, tuple[int, ...]], seed: int, wire: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    flat = pack(tensors, wire)
+    assert flat.dtype == numpy_dtype(wire) and flat.shape == (numel(shapes),)
+    found = unpack(flat, shapes, wire)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == DTYPES[wire]
+        assert torch.equal(found[name], tensor.to(DTYPES[wire]))
+    assert pack(found, wire).tobytes() == flat.tobytes()  # rounding twice is rounding once
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), norm=norms, wire=st.sampled_from(WIRE_DTYPES))
+def test_a_subnet_travels_in_the_order_of_its_state(
+    data: st.DataObject, norm: str, wire: str
+) -> None:
+    of = space(norm=norm)
+    arch, state = data.draw(architectures(of)), of.init(1)
+    flat = pack(extract(state, arch), wire)
+    assert flat.shape == (of.params(arch),)
+    module = of.build(arch)
+    module.load_state_dict(unpack(flat, of.shapes(arch), wire))
+    ordered = torch.cat([tensor.flatten() for tensor in module.state_dict().values()])
+    assert torch.equal(ordered, torch.from_numpy(pack(unpack(flat, of.shapes(arch), wire))))
+    for name, tensor in module.state_dict().items():
+        cut = state[name][tuple(map(slice, tensor.shape))]
+        assert torch.equal(tensor, cut.to(DTYPES[wire]).float())
+
+
+# By hand
+
+
+def test_pack_by_hand() -> None:
+    tensors = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.tensor([0.5])}
+    assert pack(tensors).tolist() == [1, 3, 2, 4, 0.5]
+    assert pack(tensors, "float16").tolist() == [1, 3, 2, 4, 0.5]
+    assert pack({"one": torch.tensor([1.0])}, "bfloat16").tolist() == [0x3F80]
+    assert pack({}).shape == (0,)
+
+
+def test_float16_overflows_to_infinity_and_bfloat16_does_not() -> None:
+    large = {"w": torch.tensor([1e5])}
+    assert np.isinf(pack(large, "float16")).all()
+    found = unpack(pack(large, "bfloat16"), {"w": (1,)}, "bfloat16")["w"]
+    assert float(found) == pytest.approx(1e5, rel=2**-8)
+
+
+@pytest.mark.parametrize("wire", WIRE_DTYPES)
+def test_unpack_gives_views_and_pack_a_new_array(wire: str) -> None:
+    flat = pack({"w": torch.zeros(2, 2), "b": torch.zeros(1)}, wire)
+    views = unpack(flat, {"w": (2, 2), "b": (1,)}, wire)
+    views["w"][0, 1] = 1
+    assert np.flatnonzero(flat).tolist() == [1]
+    copied = pack(views, wire)
+    copied[:] = 0
+    assert views["w"][0, 1] == 1
+
+
+def test_pack_takes_parameters_that_need_gradients() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    flat = pack({"w": weight})
+    flat[0] = 9
+    assert weight.tolist() == [1, 2] and weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("flat", "wire", "sentence"),
+    [
+        (np.zeros(4, np.float32), "float32", r"shape \(4,\) in place of \(5,\)"),
+        (np.zeros(6, np.float32), "float32", r"shape \(6,\) in place of \(5,\)"),
+        (np.zeros(0, np.float32), "float32", r"shape \(0,\) in place of \(5,\)"),
+        (np.zeros((5, 1), np.float32), "float32", r"shape \(5, 1\) in place of \(5,\)"),
+        (np.zeros((), np.float32), "float32", r"shape \(\) in place of \(5,\)"),
+        (np.zeros(5), "float32", "dtype float64 in place of float32 for wire-dtype float32"),
+        (np.zeros(5, np.float16), "float32", "dtype float16 in place of float32"),
+        (np.zeros(5, ">f4"), "float32", "dtype >f4 in place of float32"),
+        (np.zeros(5, np.float32), "float16", "dtype float32 in place of float16"),
+        (np.zeros(5, np.uint16), "bfloat16", "dtype uint16 in place of int16"),
+        (np.zeros(5, object), "float32", "dtype object in place of float32"),
+    ],
+)
+def test_other_arrays_are_refused(flat: np.ndarray, wire: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        unpack(flat, {"w": (2, 2), "b": (1,)}, wire)
+
+
+def test_numel() -> None:
+    assert numel({"w": (2, 3), "b": (4,), "s": ()}) == 2 * 3 + 4 + 1
+    assert numel({}) == 0
+
+
+# Orders
+
+
+orders = st.builds(
+    TrainOrder,
+    protocol=st.integers(0, 9),
+    round=st.integers(0, 10**6),
+    seed=st.integers(0, 2**31),
+    architecture=st.text(max_size=20),
+    wire_dtype=st.sampled_from(WIRE_DTYPES),
+    device=st.sampled_from(("auto", "cpu", "cuda")),
+    space=st.builds(SpaceOptions, norm=st.sampled_from(NORMS), num_classes=st.integers(0, 99)),
+    local=st.builds(
+        LocalTraining,
+        lr=st.floats(1e-9, 1e9),
+        momentum=st.floats(0, 0.999),
+        local_steps=st.integers(0, 99),
+    ),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(order=orders)
+def test_orders_round_trip(order: TrainOrder) -> None:
+    flat = flatten(order)
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+    assert all("_" not in key for key in flat)
+    assert parse(TrainOrder, flat) == order
+
+
+def test_default_order() -> None:
+    order = parse(TrainOrder, {})
+    assert order == TrainOrder() and order.protocol == PROTOCOL
+    assert (order.local.lr, order.local.momentum, order.local.clip_norm) == (0.1, 0.0, 1.0)
+    with pytest.raises(SettingsError, match=r"wire-dtype = 'float64': .*float32, float16"):
+        parse(TrainOrder, {"wire-dtype": "float64"})
+
+
+def test_space_options_load() -> None:
+    options = SpaceOptions(num_classes=3, in_channels=1, image_size=8, norm="batch")
+    loaded = options.load()
+    assert loaded.name == "resnet-tiny" and loaded.norm == "batch"
+    assert (loaded.num_classes, loaded.in_channels, loaded.image_size) == (3, 1, 8)
+    with pytest.raises(ValueError, match="num_classes = 0"):
+        SpaceOptions().load()
+
+
+@given(texts=st.lists(st.text(max_size=9), max_size=4))
+def test_lists_round_trip(texts: list[str]) -> None:
+    assert decode_list(encode_list(texts)) == texts
+
+
+# Fingerprint
+
+
+def test_fingerprint_is_stable_from_process_to_process() -> None:
+    found = source_fingerprint()
+    assert re.fullmatch("[0-9a-f]{16}", found)
+    assert (source_root() / "supernet" / "wire.py").is_file()
+    source_fingerprint.cache_clear()
+    code = "from supernet.wire import source_fingerprint as f; print(f())"
+    command = [sys.executable, "-c", code]
+    other = subprocess.run(
+        command, cwd=source_root(), capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert source_fingerprint() == other
+
+
+def test_fingerprint_changes_with_the_code(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (root / "client").mkdir()
+    monkeypatch.setattr("supernet.wire.source_root", lambda: root)
+    found = []
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("notes.txt", "3")):
+        (root / "client" / name).write_text(text)
+        source_fingerprint.cache_clear()
+        found.append(source_fingerprint())
+    source_fingerprint.cache_clear()
+    assert len(set(found[:3])) == 3 and found[2] == found[3]
