@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 RunDir = Annotated[Path, typer.Option("--run", help="A run folder (the last line of a training).")]
+_NAMES = {"from-run": ("--from", "--from-run")}
 _PANELS = {
     "space": "Search space",
     "local": "Local training",
@@ -31,6 +32,7 @@ _PANELS = {
 
 def main() -> None:
     """Run the command; what a user can mend is one sentence and exit status 1."""
+    sys.path.insert(0, "")  # a user's own modules, named as module:Name, lie in the current folder
     try:
         app()
     except Exception as error:
@@ -100,7 +102,7 @@ def _with_settings(function: Any) -> Any:
     for key, setting in settings_of(Settings).items():
         default = "" if setting.default == "" else f" (default: {setting.default})"
         option = typer.Option(
-            f"--{key}",
+            *_NAMES.get(key, (f"--{key}",)),
             help=setting.help[0].upper() + setting.help[1:] + default,
             rich_help_panel=panels.get(key, "Run"),
             show_default=False,
@@ -178,7 +180,6 @@ def spaces(
         "in_channels": in_channels,
         "image_size": image_size,
     }
-    sys.path.insert(0, "")
     if check:
         results = check_space(load_space(check, **options))
         broken = [result for result in results if result.problem]
@@ -224,7 +225,6 @@ def cost(
     """Count MACs (of one image) and parameters of an architecture, with no module built."""
     from supernet import load_space
 
-    sys.path.insert(0, "")
     loaded = load_space(
         space, norm=norm, num_classes=num_classes, in_channels=in_channels, image_size=image_size
     )

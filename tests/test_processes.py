@@ -126,9 +126,7 @@ def test_superlink_and_supernodes_give_the_same_bits(in_process: Path, tmp_path:
                     f"--node-config=partition-id={number} num-partitions={CLIENTS}",
                 ]
                 with (tmp_path / f"node{number}.log").open("w") as log:
-                    started = subprocess.Popen(
-                        node, env=env, cwd=tmp_path, stdout=log, stderr=log
-                    )
+                    started = subprocess.Popen(node, env=env, cwd=tmp_path, stdout=log, stderr=log)
                 pids.append(started.pid)
             done = subprocess.run(
                 [str(BIN / "flwr"), "run", str(ROOT), "dep", "--stream", "--run-config", config],
