@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.node import device_class, node_data, node_name
+from client.node import device_class, node_data, node_name, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
@@ -33,7 +33,7 @@ def query(message: Message, context: Context) -> Message:
     }
     for key in ("max-macs", "max-params", "num-partitions"):
         if key in node:
-            answer[key] = int(node[key])
+            answer[key] = whole(node, key)
     return Message(RecordDict({CONFIG: ConfigRecord(answer)}), reply_to=message)
 
 

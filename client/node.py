@@ -49,13 +49,13 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
             "this node has no data: its node config needs data-path, "
             "or partition-id and num-partitions"
         )
-    number, parts = int(node_config["partition-id"]), int(node_config["num-partitions"])
+    number, parts = (whole(node_config, key) for key in ("partition-id", "num-partitions"))
     if not 0 <= number < parts:
         raise SettingsError(f"partition-id = {number}: must be from 0 to {parts - 1}")
     train, validation = _parts(settings, parts, seed)
-    whole = load_dataset(settings)
+    everything = load_dataset(settings)
     return dataclasses.replace(
-        whole, train=train[number], validation=validation[number], natural_ids=None
+        everything, train=train[number], validation=validation[number], natural_ids=None
     )
 
 
@@ -74,5 +74,19 @@ def device_class(node_config: Config, classes: tuple[str, ...]) -> str:
     if "device-class" in node_config:
         return str(node_config["device-class"])
     if classes and "partition-id" in node_config:
-        return classes[int(node_config["partition-id"]) % len(classes)]
+        return classes[whole(node_config, "partition-id") % len(classes)]
     return ""
+
+
+def whole(node_config: Config, key: str) -> int:
+    """Return a whole number of the node config.
+
+    Raises
+    ------
+    SettingsError
+        Where it is none.
+    """
+    value = node_config[key]
+    if isinstance(value, bool) or not str(value).removeprefix("-").isdecimal():
+        raise SettingsError(f"{key} = {value!r} in the node config: must be a whole number")
+    return int(value)

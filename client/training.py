@@ -74,8 +74,11 @@ def train(
     ValueError
         Where the client has no training images.
     """
+    merge_single = needs_calibration(module)
     if not len(data.train):
         raise ValueError("this client has no training images")
+    if merge_single and min(len(data.train), local.batch_size) == 1:
+        raise ValueError("norm = 'batch' needs at least two training images and batch-size >= 2")
     device = next(module.parameters()).device
     parameters = list(module.parameters())
     optimiser = torch.optim.SGD(
@@ -85,7 +88,6 @@ def train(
     draws = torch_stream(seed, Purpose.AUGMENT, round=round, name=name)
     module.train()
     losses, seen = [], 0
-    merge_single = needs_calibration(module)
     for rows in batch_indices(len(data.train), local, order, merge_single=merge_single):
         images = augmented_batch(
             data.train.images[rows].to(device), augment, data.mean, data.std, draws

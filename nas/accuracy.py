@@ -37,9 +37,12 @@ def batches(
     split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield normalised images and labels, in order, without augmentation."""
-    for start in range(0, len(split), _BATCH):
-        images = split.images[start : start + _BATCH].to(device)
-        yield normalise(images, mean, std), split.labels[start : start + _BATCH].to(device)
+    starts = list(range(0, len(split), _BATCH))
+    if len(starts) > 1 and len(split) - starts[-1] == 1:
+        starts.pop()  # a last single image joins the batch before: it has no batch statistics
+    for start, stop in zip(starts, [*starts[1:], len(split)], strict=True):
+        images = split.images[start:stop].to(device)
+        yield normalise(images, mean, std), split.labels[start:stop].to(device)
 
 
 @torch.inference_mode()
@@ -65,6 +68,9 @@ def score(
         Images for static batch norm, of which the first 2,000 are used: training images, never
         ``split`` itself. Needed only with ``norm="batch"``.
     """
+    examples = len(split)
+    if not examples:
+        raise ValueError("a split without images cannot be scored")
     device = next(module.parameters()).device
     if needs_calibration(module):
         if calibration is None or not len(calibration):
@@ -79,7 +85,4 @@ def score(
         logits = module(images_batch)
         correct += int((logits.argmax(dim=1) == labels).sum())
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    examples = len(split)
-    if not examples:
-        raise ValueError("a split without images cannot be scored")
     return Score(correct / examples, loss / examples, examples)

@@ -112,9 +112,11 @@ class OverlapAverage:
                     f"{name!r}: shape {tuple(update[name].shape)} in place of "
                     f"{placement_shape(placement)}"
                 )
+        # All before any is folded: torch refuses some arrays, and then nothing may have changed.
+        tensors = {name: torch.as_tensor(update[name]) for name in placements}
         if weight:
             for name, placement in placements.items():
-                self._fold(name, placement, torch.as_tensor(update[name]), weight)
+                self._fold(name, placement, tensors[name], weight)
 
     def _fold(self, name: str, placement: Placement, tensor: torch.Tensor, weight: float) -> None:
         mean, grid = self._mean[name], self._grids[name]

@@ -187,8 +187,8 @@ class Dynamic(Static):
 class Sandwich(Policy):
     """Slot t mod K gets the smallest, slot t+1 mod K the largest, the others draw at random.
 
-    Slots whose client cannot hold the largest pass it on to the next one. With one client a round
-    it is the largest.
+    Slots whose client cannot hold the largest pass it on to the next one; if that leads to the
+    smallest's slot, the largest goes first. With one client a round it is the largest.
     """
 
     def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
@@ -215,7 +215,7 @@ class TrackingSandwich(Policy):
         self.smallest: Counter[str] = Counter()
 
     def _choose(self, round: int, clients: list[Client]) -> dict[str, Architecture]:  # noqa: A002
-        top = self.next_largest(clients)
+        top = self.next_largest(most_capable(self, clients))
         rest = [client for client in clients if client is not top]
         chosen = {client.name: self.random(round, client) for client in rest}
         chosen[top.name] = self.largest_for(top)
@@ -226,10 +226,8 @@ class TrackingSandwich(Policy):
         return chosen
 
     def next_largest(self, clients: Sequence[Client]) -> Client:
-        """Return the client whose turn it is to hold the largest."""
-        return min(
-            most_capable(self, clients), key=lambda c: (self.largest[c.name], client_order(c.name))
-        )
+        """Return the client, of those that can, whose turn it is to hold the largest."""
+        return min(clients, key=lambda c: (self.largest[c.name], client_order(c.name)))
 
     def count(self, chosen: Mapping[str, Architecture], largest: Sequence[str]) -> None:
         """Count this round's holders of the largest and of the smallest."""
@@ -276,10 +274,11 @@ class SharedPerRound(Policy):
         if round <= self.full_width_until:
             choices = self.space.full_width(choices)
 
-        def pick(genes: list[int]) -> int:
-            return int(rng.choice(genes))
+        def lowered(client: Client) -> Architecture:
+            own = stream(self.seed, Purpose.ASSIGN, round=round, name=client.name)
+            return self._lower(list(choices), client, lambda genes: int(own.choice(genes)))
 
-        return {c.name: self._lower(list(choices), c, pick) for c in clients}
+        return {client.name: lowered(client) for client in clients}
 
 
 class Fixed(Policy):
@@ -378,5 +377,7 @@ def round_weights(
             weights[name] = beta / top if name in favoured else (1 - beta) / (total - top)
     if examples is not None:
         everything = sum(examples[name] for name in assignment)
+        if not everything:
+            raise ValueError("weighting = 'examples': no client of this round declares examples")
         weights = {name: w * examples[name] / everything for name, w in weights.items()}
     return weights

@@ -18,7 +18,8 @@ def exchange(
 ) -> Iterator[tuple[int, Message | None]]:
     """Push messages and yield (position in ``messages``, reply), in order of arrival.
 
-    A message without reply after ``timeout`` seconds is yielded last, with None. Replies are
+    A message that could not be pushed is yielded first, one without reply after ``timeout`` seconds
+    last, both with None. Replies are
     matched by the message that they answer: an error made by the SuperLink names itself, not the
     node, as its source.
     """
@@ -26,14 +27,17 @@ def exchange(
         return
     deadline = time.monotonic() + timeout
     pushed = list(grid.push_messages(messages))
-    waiting = {identifier: index for index, identifier in enumerate(pushed)}
+    # Flower gives no id for a message that it could not push.
+    waiting = {identifier: index for index, identifier in enumerate(pushed) if identifier}
+    for index in sorted(set(range(len(messages))) - set(waiting.values())):
+        yield index, None
     pause = _SHORTEST
     while waiting and time.monotonic() < deadline:
         arrived = list(grid.pull_messages(list(waiting)))
         for reply in arrived:
-            index = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if index is not None:
-                yield index, reply
+            answered = reply.metadata.reply_to_message_id
+            if answered in waiting:
+                yield waiting.pop(answered), reply
         pause = _SHORTEST if arrived else min(pause * _GROWTH, _LONGEST)
         if waiting and not arrived:
             time.sleep(pause)

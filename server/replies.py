@@ -51,7 +51,7 @@ class Reply:
 
 
 def check_reply(message: Message, expected: Expected) -> Reply:
-    """Check names, round, architecture, dtype, shape and finiteness of a reply.
+    """Check names, round, architecture, shape, dtype and finiteness of a reply.
 
     Raises
     ------
@@ -116,9 +116,11 @@ def _record(message: Message, key: str, kind: type) -> Any:
 
 def _numbers(array: Any) -> np.ndarray:
     try:
-        flat: np.ndarray = array.numpy()
-    except (ValueError, TypeError, EOFError, OSError) as error:
+        flat = array.numpy()
+    except Exception as error:  # noqa: BLE001 (a stranger's bytes can break numpy's reader anywhere)
         raise BadReply(f"dtype: the array cannot be read ({error})") from None
+    if not isinstance(flat, np.ndarray):
+        raise BadReply(f"dtype: the bytes hold a {type(flat).__name__}, not an array")
     return flat
 
 
@@ -133,7 +135,7 @@ def _evaluation(text: str, ordered: int) -> tuple[tuple[int, float, float], ...]
     """Keep the well-formed rows of an evaluation; accuracy is no reason to refuse weights."""
     try:
         rows = [(int(i), float(accuracy), float(loss)) for i, accuracy, loss in json.loads(text)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return ()
     return tuple(
         row for row in rows if 0 <= row[0] < ordered and 0 <= row[1] <= 1 and math.isfinite(row[2])

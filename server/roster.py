@@ -17,6 +17,8 @@ from supernet import SearchSpace
 from supernet.config import Scalar
 from supernet.wire import CONFIG, PROTOCOL
 
+_OPTIONAL = ("max-macs", "max-params", "num-partitions")
+
 
 class RosterError(RuntimeError):
     """There are not enough usable nodes; the message says how many there are and why."""
@@ -130,8 +132,16 @@ class Roster:
             why = "no answer in time" if reply is None else reply.error.reason
             self._refuse(f"node {node} is left out: it did not say who it is ({why})")
             return None
-        answer: dict[str, Any] = dict(reply.content[CONFIG])
-        self._parts = max(self._parts, int(answer.get("num-partitions", 0)))
+        answer: dict[str, Any] = dict(reply.content.config_records.get(CONFIG) or {})
+        wrong = [
+            key
+            for key, kind in (("name", str), ("examples", int), *((k, int) for k in _OPTIONAL))
+            if not isinstance(answer.get(key), kind) and (key in answer or key not in _OPTIONAL)
+        ]
+        if wrong:
+            self._refuse(f"node {node} is left out: it did not say who it is (no {wrong[0]})")
+            return None
+        self._parts = max(self._parts, answer.get("num-partitions", 0))
         limits = {key: answer.get(key) for key in ("max-macs", "max-params")}
         kind = str(answer.get("device-class", ""))
         if kind and kind in self.device_shares and limits["max-macs"] is None:
@@ -143,9 +153,7 @@ class Roster:
                 f"{sorted(self.device_shares)}",
             )
             return None
-        return Client(
-            str(answer["name"]), limits["max-macs"], limits["max-params"], int(answer["examples"])
-        )
+        return Client(answer["name"], limits["max-macs"], limits["max-params"], answer["examples"])
 
     def _refuse(self, sentence: str) -> None:
         if sentence not in self._refused:

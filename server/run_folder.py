@@ -231,13 +231,10 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Write tensors as safetensors, with a checksum of their bytes and a JSON note."""
+    """Write tensors as safetensors, with a JSON note and a checksum of both."""
     solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    note = {
-        "format": str(FORMAT),
-        "about": json.dumps(about),
-        "sha256": _checksum(solid),
-    }
+    text = json.dumps(about)
+    note = {"format": str(FORMAT), "about": text, "sha256": _checksum(solid, text)}
     write_whole(path, save(solid, note))
 
 
@@ -264,15 +261,15 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{str(path)!r} is no checkpoint of this project: its format is "
             f"{note.get('format')!r}, allowed is '{FORMAT}'"
         )
-    if note.get("sha256") != _checksum(tensors):
-        raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its weights")
+    if note.get("sha256") != _checksum(tensors, note.get("about", "")):
+        raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its content")
     return tensors, json.loads(note["about"])
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -157,7 +157,10 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
     _ = settings.device_shares
     exclusive = [key for key in ("resume", "from-run") if values.get(key)]
     if len(exclusive) > 1:
-        raise SettingsError("resume and from-run: only one of them can be given")
+        raise SettingsError(
+            f"resume = {settings.resume!r} and from-run = {settings.from_run!r}: only one of them "
+            "can be given"
+        )
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")
     return settings

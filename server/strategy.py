@@ -6,7 +6,7 @@ plain overlap averaging are settings of the same strategy.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from flwr.app import (
     ConfigRecord,
     Message,
     MessageType,
+    Metadata,
     MetricRecord,
     RecordDict,
 )
@@ -126,6 +127,8 @@ class SupernetStrategy(Strategy):
         self._beta = settings.beta()
         self._lr = settings.lr()
         self._plan: RoundPlan | None = None
+        self._sent: list[Metadata] = []
+        self._met = False
         self._other_code: set[str] = set()
         self._last_refusals: list[str] = []
         self._hooks: list[Callable[[Row], None]] = []
@@ -261,6 +264,7 @@ class SupernetStrategy(Strategy):
         """Return one message a sampled node, with its subnet's weights and its order."""
         self.state = arrays.to_torch_state_dict()
         self._plan, messages = self._configure(server_round, grid)
+        self._sent = [message.metadata for message in messages]
         return messages
 
     def _configure(self, number: int, grid: Grid) -> tuple[RoundPlan, list[Message]]:
@@ -294,12 +298,13 @@ class SupernetStrategy(Strategy):
     def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
         s = self.settings
         wanted = s.clients_per_round
-        if not self.rows and self._plan is None:
+        if not self._met:
             least, why = max(wanted, s.min_nodes), f"clients-per-round = {wanted}"
             if s.min_nodes > wanted:
                 why = f"min-nodes = {s.min_nodes}"
         else:
             least, why = 1, f"round {number}"
+        self._met = True
         usable = self.roster.wait_for(grid, least, s.node_timeout, wanted=why)
         if len(usable) < wanted:
             self.progress.note(f"round {number}: only {len(usable)} of {wanted} clients are there")
@@ -374,10 +379,29 @@ class SupernetStrategy(Strategy):
         plan = self._plan
         if plan is None or plan.round != server_round:
             raise ValueError(f"aggregate_train({server_round}) without its configure_train")
-        position = {node: index for index, node in enumerate(plan.nodes.values())}
-        row, _ = self._fold(plan, ((position[r.metadata.src_node_id], r) for r in replies))
+        row, _ = self._fold(plan, self._placed(plan, replies))
         self._record(row | {"seconds": 0.0})
         return ArrayRecord(self.state), _round_metrics(row)
+
+    def _placed(
+        self, plan: RoundPlan, replies: Iterable[Message]
+    ) -> Iterator[tuple[int, Message | None]]:
+        """Match replies to the messages they answer; what has no reply comes last, with None.
+
+        An error made by the SuperLink names itself as its source, so the node is only a fallback
+        for grids that leave no id in the messages sent.
+        """
+        by_node = {node: index for index, node in enumerate(plan.nodes.values())}
+        by_message = {m.message_id: index for index, m in enumerate(self._sent) if m.message_id}
+        missing = set(by_node.values())
+        for reply in replies:
+            fallback = by_node.get(reply.metadata.src_node_id)
+            index = by_message.get(reply.metadata.reply_to_message_id, fallback)
+            if index is not None and index in missing:
+                missing.discard(index)
+                yield index, reply
+        for index in sorted(missing):
+            yield index, None
 
     def _fold(
         self, plan: RoundPlan, replies: Iterable[tuple[int, Message | None]]

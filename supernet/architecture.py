@@ -38,8 +38,8 @@ class Architecture:
         """
         try:
             fields = json.loads(text) if isinstance(text, str) else dict(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"architecture {text!r} is not JSON: {error}") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"architecture {text!r:.200} is not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise ValueError(f"architecture {text!r} must be a JSON object")
         known = {

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Scalar = bool | int | float | str
+_LARGEST = 2**63 - 1  # what a message's config can carry
 T = TypeVar("T")
 
 
@@ -59,8 +60,11 @@ class Setting:
         SettingsError
             Where the type does not fit or the value is out of range.
         """
+        given = value
         fits = isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool))
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            fits = False
+        elif self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value, fits = float(value), True
         if fits and self.choices is not None:
             fits = value in self.choices
@@ -72,7 +76,7 @@ class Setting:
                 and (self.high is None or value <= self.high)
             )
         if not fits:
-            raise SettingsError(f"{self.key} = {value!r}: {self.key} must be {self.allowed}.")
+            raise SettingsError(f"{self.key} = {given!r:.100}: {self.key} must be {self.allowed}.")
         return value
 
 

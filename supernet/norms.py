@@ -94,10 +94,16 @@ def calibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     for layer in layers:
         layer.mean = layer.variance = None
         layer.batches = 0
-    for batch in batches:
-        module(batch)
-    measured = layers[0].batches
-    for layer in layers:
-        layer.batches = None
+    complete = False
+    try:
+        for batch in batches:
+            module(batch)
+        complete = True
+    finally:
+        measured = layers[0].batches
+        for layer in layers:
+            layer.batches = None
+            if not complete:
+                layer.mean = layer.variance = None
     if not measured:
         raise ValueError("calibration needs at least one batch of images")

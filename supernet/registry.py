@@ -1,6 +1,7 @@
 """Search spaces by name, and anybody's own by ``module:Class``."""
 
 import importlib
+from inspect import isabstract
 from typing import Any
 
 from supernet.resnet import ResNet10To26, ResNetTiny
@@ -22,7 +23,7 @@ def import_object(reference: str, what: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{what} {reference!r} cannot be imported: {error}") from error
 
 
@@ -40,6 +41,8 @@ def space_class(name: str) -> type[SearchSpace]:
         known = ", ".join(sorted(SPACES))
         raise ValueError(f"space = {name!r}: must be one of {known}, or module:Class of your own")
     found = import_object(name, "space")
+    if isabstract(found):
+        raise ValueError(f"space {name!r} lacks {', '.join(sorted(found.__abstractmethods__))}")
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):
         raise ValueError(f"space {name!r} is no subclass of supernet.SearchSpace")
     return found

@@ -21,6 +21,8 @@ from supernet.norms import GROUP_CHANNELS, make_norm
 from supernet.slicing import Boxes, Interval, placement_shape
 from supernet.space import SearchSpace
 
+_HUGE = 1e6
+
 
 @dataclass(frozen=True)
 class ResNetArchitecture(Architecture):
@@ -85,7 +87,12 @@ def _is_list(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not converted: JSON may hold integers that no float can.
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_HUGE < value < _HUGE  # false for NaN
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -334,7 +341,7 @@ class ResNetSpace(SearchSpace):
 
         He's √2 before a ReLU, 1 for the head. Without norm, each block's second convolution is
         scaled by 1/√blocks of the supernet: both terms of an addition are then positive, and
-        at full scale the signal would grow by more than 2 a block, 10⁴-fold over twelve.
+        at full scale the signal's power would more than double a block.
         """
         if name == "head.weight":
             return 1.0
@@ -369,14 +376,12 @@ class ResNetSpace(SearchSpace):
         self._fixed = (macs, params)
 
     def _cost(self, arch: Architecture, which: int) -> int:
+        self.validate(arch)
+        assert isinstance(arch, ResNetArchitecture)
         total = self._fixed[which]
-        try:
-            for slots, ratios in zip(self._blocks, arch.expand, strict=True):  # type: ignore[attr-defined]
-                for slot, ratio in zip(slots, ratios, strict=False):
-                    total += slot[ratio][which]
-        except (KeyError, AttributeError, ValueError):
-            self.validate(arch)
-            raise
+        for slots, ratios in zip(self._blocks, arch.expand, strict=True):
+            for slot, ratio in zip(slots, ratios, strict=False):  # a stage may be shallower
+                total += slot[ratio][which]
         return total
 
     def macs(self, arch: Architecture) -> int:

@@ -276,6 +276,14 @@ def test_thread_count_is_the_order_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == [2]  # it is one already
 
 
+def test_training_is_in_training_mode_whatever_was_before() -> None:
+    of = space(norm="batch")
+    module = subnet_module(of, of.init(0), of.smallest).eval()
+    local = LocalTraining(local_epochs=2, batch_size=9)
+    result = train(module, small_dataset(), Augment(), local, seed=0, round=1, name="a")
+    assert module.training and result.images == 2 * 10 and math.isfinite(result.loss)
+
+
 def test_no_training_images() -> None:
     of, data = space(), small_dataset()
     object.__setattr__(data, "train", small_split(0))

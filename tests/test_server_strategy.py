@@ -494,6 +494,20 @@ def test_rows_hold_beta_and_the_weights_fixed_at_assignment() -> None:
             assert client["bytes_up"] == 4 * strategy.space.params(arch)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_clients_are_told_the_rounds_learning_rate(schedule: str) -> None:
+    recorder = Recorder()
+    values: dict[str, Scalar] = {"lr": 0.2, "lr-schedule": schedule, "lr-end": 0.1}
+    strategy = train(values, recorder)
+    expected = {1: 0.2, 2: 0.2 if schedule == "constant" else (0.2 + 0.1) / 2}
+    orders = [m for m in recorder.orders if m.metadata.message_type == MessageType.TRAIN]
+    assert len(orders) == 2 * 3
+    for order in orders:
+        told = order.content.config_records["config"]["lr"]
+        assert told == pytest.approx(expected[order_of(order)])
+    assert [row["lr"] for row in rounds_of(strategy)] == pytest.approx(list(expected.values()))
+
+
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
 def test_fedavg_is_a_configuration(weighting: str) -> None:
     recorder = Recorder()
@@ -639,7 +653,8 @@ def test_a_node_that_does_not_say_who_it_is_is_left_out(missing: str) -> None:
     assert ("left out",) in progress
 
 
-def test_more_clients_a_round_than_nodes_is_an_error_at_once() -> None:
+def test_more_clients_a_round_than_nodes_is_an_error_at_once(plain: SupernetStrategy) -> None:
+    # After another run, so that no import is timed.
     started = time.monotonic()
     with pytest.raises(RosterError, match=r"clients-per-round = 5.*5 nodes.*4 usable are"):
         train({"clients-per-round": 5})
