@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
 RunDir = Annotated[Path, typer.Option("--run", help="A run folder (the last line of a training).")]
+Norm = Annotated[str, typer.Option(help="group, none or batch.")]
+NumClasses = Annotated[int, typer.Option(help="Classes.")]
+InChannels = Annotated[int, typer.Option(help="Image channels.")]
+ImageSize = Annotated[int, typer.Option(help="Image side in pixels.")]
 _NAMES = {"from-run": ("--from", "--from-run")}
 _PANELS = {
     "space": "Search space",
@@ -164,10 +168,10 @@ def spaces(
     check: Annotated[
         str, typer.Option(metavar="MODULE:CLASS", help="Check a space of your own, or a name.")
     ] = "",
-    norm: Annotated[str, typer.Option(help="group, none or batch.")] = "group",
-    num_classes: Annotated[int, typer.Option(help="Classes.")] = 10,
-    in_channels: Annotated[int, typer.Option(help="Image channels.")] = 3,
-    image_size: Annotated[int, typer.Option(help="Image side in pixels.")] = 32,
+    norm: Norm = "group",
+    num_classes: NumClasses = 10,
+    in_channels: InChannels = 3,
+    image_size: ImageSize = 32,
     json_: Json = False,
 ) -> None:
     """List the search spaces, or check that one keeps the contract."""
@@ -216,10 +220,10 @@ def spaces(
 def cost(
     space: Annotated[str, typer.Option(help="A name of `superfednas spaces`, or module:Class.")],
     arch: Annotated[str, typer.Option(help="largest, smallest, random:SEED or JSON.")],
-    norm: Annotated[str, typer.Option(help="group, none or batch.")] = "group",
-    num_classes: Annotated[int, typer.Option(help="Classes.")] = 10,
-    in_channels: Annotated[int, typer.Option(help="Image channels.")] = 3,
-    image_size: Annotated[int, typer.Option(help="Image side in pixels.")] = 32,
+    norm: Norm = "group",
+    num_classes: NumClasses = 10,
+    in_channels: InChannels = 3,
+    image_size: ImageSize = 32,
     json_: Json = False,
 ) -> None:
     """Count MACs (of one image) and parameters of an architecture, with no module built."""

@@ -11,7 +11,7 @@ import torch
 
 from client.app import app as client_app
 from data import DataSettings, load_dataset
-from nas.accuracy import Score, score, subnet_module
+from nas.accuracy import Score, check_fit, score, subnet_module
 from server.app import prepare, run_training
 from server.local_grid import LocalGrid
 from server.progress import Progress
@@ -85,13 +85,7 @@ def evaluate(
     space = run_space(run)
     architecture = space.parse(arch)
     data = load_dataset(parse(DataSettings, values, ignore_unknown=True))
-    for what, has, needs in (
-        ("classes", data.num_classes, space.num_classes),
-        ("image channels", data.in_channels, space.in_channels),
-        ("image size", data.image_size, space.image_size),
-    ):
-        if has != needs:
-            raise ValueError(f"{what}: the data set {data.name!r} has {has}, the run has {needs}")
+    check_fit(space, data)
     state, _ = run.weights()
     module = subnet_module(space, state, architecture)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

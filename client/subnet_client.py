@@ -10,7 +10,7 @@ from flwr.client import NumPyClient
 
 from client.training import train
 from data import Augment, Dataset
-from nas.accuracy import score
+from nas.accuracy import check_fit, score
 from nas.ladder import nested
 from supernet import SearchSpace, extract
 from supernet.config import Scalar, parse
@@ -134,23 +134,6 @@ class SubnetClient(NumPyClient):
             "evaluation": json.dumps(rows),
             "evaluation-examples": len(self.data.validation),
         }
-
-
-def check_fit(space: SearchSpace, data: Dataset) -> None:
-    """Refuse data whose classes, channels or size are not the space's.
-
-    Raises
-    ------
-    ValueError
-        Naming what differs, with both values.
-    """
-    for what, has, needs in (
-        ("classes", data.num_classes, space.num_classes),
-        ("image channels", data.in_channels, space.in_channels),
-        ("image size", data.image_size, space.image_size),
-    ):
-        if has != needs:
-            raise ValueError(f"{what}: the data set {data.name!r} has {has}, the space has {needs}")
 
 
 def choose_device(name: str) -> torch.device:

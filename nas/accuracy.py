@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from data import Split, normalise
+from data import Dataset, Split, normalise
 from supernet import Architecture, SearchSpace, extract
 from supernet.norms import calibrate, needs_calibration
 
@@ -22,6 +22,23 @@ class Score:
     accuracy: float
     loss: float
     examples: int
+
+
+def check_fit(space: SearchSpace, data: Dataset) -> None:
+    """Refuse data whose classes, channels or size are not the space's.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs, with both values.
+    """
+    for what, has, needs in (
+        ("classes", data.num_classes, space.num_classes),
+        ("image channels", data.in_channels, space.in_channels),
+        ("image size", data.image_size, space.image_size),
+    ):
+        if has != needs:
+            raise ValueError(f"{what}: the data set {data.name!r} has {has}, the space has {needs}")
 
 
 def subnet_module(

@@ -7,47 +7,30 @@ plain overlap averaging are settings of the same strategy.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    Metadata,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from data import Dataset
 from nas.ladder import ladder
+from server.account import round_metrics, round_row
 from server.aggregation import OverlapAverage
 from server.assignment import Client, Policy, round_weights, sample_clients
 from server.evaluation import fuse_ladder, score_ladder
 from server.exchange import exchange
+from server.plan import RoundPlan, train_messages
 from server.progress import Progress
-from server.replies import BadReply, Expected, FoldQueue, Reply, check_reply
+from server.replies import BadReply, FoldQueue, Reply, check_reply
 from server.roster import Roster
 from server.run_folder import Checkpoint, RunFolder
 from server.settings import Settings
-from supernet import Architecture, SearchSpace, State, extract
+from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
-from supernet.wire import (
-    ARRAYS,
-    CONFIG,
-    SUBNET,
-    TrainOrder,
-    encode_list,
-    pack,
-    source_fingerprint,
-    unpack,
-)
+from supernet.wire import source_fingerprint, unpack
 
 Row = dict[str, Any]
 _FAILED_ROUNDS = 3
@@ -55,29 +38,6 @@ _FAILED_ROUNDS = 3
 
 class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
     """Several rounds in a row brought no usable reply; the message gives the last reasons."""
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """What is fixed before anyone replies: who trains what, and with which weight."""
-
-    round: int
-    beta: float | None
-    lr: float
-    nodes: dict[str, int]
-    assignment: dict[str, Architecture]
-    favoured: list[str]
-    weights: dict[str, float]
-    evaluate: list[Architecture]
-    bytes_down: dict[str, int]
-
-    def expected(self, index: int, space: SearchSpace, wire_dtype: str) -> Expected:
-        """Return what reply number ``index`` must look like."""
-        client = list(self.assignment)[index]
-        arch = self.assignment[client]
-        return Expected(
-            client, self.round, arch, space.shapes(arch), wire_dtype, 1 + len(self.evaluate)
-        )
 
 
 class SupernetStrategy(Strategy):
@@ -228,7 +188,7 @@ class SupernetStrategy(Strategy):
         result.arrays = ArrayRecord(self.state)
         for row in self.rows:
             if row["kind"] == "round":
-                result.train_metrics_clientapp[row["round"]] = _round_metrics(row)
+                result.train_metrics_clientapp[row["round"]] = round_metrics(row)
         return result
 
     def _round(self, number: int, grid: Grid) -> Row:
@@ -293,7 +253,7 @@ class SupernetStrategy(Strategy):
             evaluate=evaluate,
             bytes_down={},
         )
-        return plan, self._messages(plan)
+        return plan, train_messages(plan, self.state, self.space, self.settings)
 
     def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
         s = self.settings
@@ -333,43 +293,6 @@ class SupernetStrategy(Strategy):
             return []
         return [self.space.smallest] if self.data is not None else list(self.ladder.values())
 
-    def _messages(self, plan: RoundPlan) -> list[Message]:
-        s = self.settings
-        order = TrainOrder(
-            round=plan.round,
-            seed=s.seed,
-            wire_dtype=s.wire_dtype,
-            torch_threads=s.torch_threads,
-            device=s.device,
-            source=source_fingerprint(),
-            space=s.space,
-            local=replace(s.local, lr=plan.lr),
-        )
-        data = flatten(s.data)
-        records: dict[Architecture, ArrayRecord] = {}
-        messages = []
-        for name, arch in plan.assignment.items():
-            if arch not in records:
-                flat = pack(extract(self.state, self.space.boxes(arch)), s.wire_dtype)
-                records[arch] = ArrayRecord({SUBNET: Array(flat)})
-            plan.bytes_down[name] = len(records[arch][SUBNET].data)
-            evaluate = [arch, *plan.evaluate] if plan.evaluate else []
-            mine = replace(
-                order,
-                architecture=arch.to_json(),
-                evaluate=encode_list([candidate.to_json() for candidate in evaluate]),
-            )
-            config = ConfigRecord({**flatten(mine), **data})
-            messages.append(
-                Message(
-                    RecordDict({ARRAYS: records[arch], CONFIG: config}),
-                    dst_node_id=plan.nodes[name],
-                    message_type=MessageType.TRAIN,
-                    group_id=str(plan.round),
-                )
-            )
-        return messages
-
     # Replies
 
     def aggregate_train(
@@ -381,7 +304,7 @@ class SupernetStrategy(Strategy):
             raise ValueError(f"aggregate_train({server_round}) without its configure_train")
         row, _ = self._fold(plan, self._placed(plan, replies))
         self._record(row | {"seconds": 0.0})
-        return ArrayRecord(self.state), _round_metrics(row)
+        return ArrayRecord(self.state), round_metrics(row)
 
     def _placed(
         self, plan: RoundPlan, replies: Iterable[Message]
@@ -430,7 +353,9 @@ class SupernetStrategy(Strategy):
                 average.add(update, plan.weights[names[turn]], self.space.boxes(arch))
         if any(isinstance(entry, Reply) for entry in found.values()):
             self.state = average.result()
-        return self._report(plan, found)
+        self._last_refusals = [entry for entry in found.values() if isinstance(entry, str)]
+        row, reports = round_row(plan, found, self.space, s.wire_dtype)
+        return row, fuse_ladder(self.space, self.ladder, reports)
 
     def _compare_code(self, name: str, reply: Reply) -> None:
         """Say once when a client runs other code than the server."""
@@ -441,48 +366,6 @@ class SupernetStrategy(Strategy):
                 "local SuperLink started from another folder keeps that folder's packages; "
                 "`superfednas stop` ends it"
             )
-
-    def _report(self, plan: RoundPlan, found: dict[int, Reply | str]) -> tuple[Row, list[Row]]:
-        """Return the round's row and the ladder as the clients scored it."""
-        self._last_refusals = [e for e in found.values() if isinstance(e, str)]
-        item = np.dtype("float32").itemsize if self.settings.wire_dtype == "float32" else 2
-        clients, reports = [], []
-        for index, (name, arch) in enumerate(plan.assignment.items()):
-            entry = found.get(index, "no reply")
-            client: Row = {
-                "client": name,
-                "architecture": arch.to_json(),
-                "macs": self.space.macs(arch),
-                "params": self.space.params(arch),
-                "weight": plan.weights[name],
-                "favoured": name in plan.favoured,
-                "bytes_down": plan.bytes_down[name],
-                "bytes_up": 0,
-                "accepted": isinstance(entry, Reply),
-                "reason": entry if isinstance(entry, str) else None,
-            }
-            if isinstance(entry, Reply):
-                scores = {i: accuracy for i, accuracy, _ in entry.evaluation}
-                client |= {
-                    "bytes_up": item * self.space.params(arch),
-                    "loss": entry.loss,
-                    "examples": entry.examples,
-                    "images": entry.images,
-                    "seconds": entry.seconds,
-                    "own_accuracy": scores.get(0),
-                    "smallest_accuracy": scores.get(1),
-                }
-                shifted = [(i - 1, a, loss) for i, a, loss in entry.evaluation if i]
-                reports.append((entry.evaluation_examples, shifted))
-            clients.append(client)
-        row = {
-            "kind": "round",
-            "round": plan.round,
-            "beta": plan.beta,
-            "lr": plan.lr,
-            "clients": clients,
-        }
-        return row, fuse_ladder(self.space, self.ladder, reports)
 
     def _evaluate(self, number: int, rungs: list[Row]) -> None:
         """Evaluate the ladder here where the server has data, else take the clients' ``rungs``."""
@@ -524,16 +407,3 @@ class SupernetStrategy(Strategy):
     ) -> MetricRecord | None:
         """Return nothing."""
         return None
-
-
-def _round_metrics(row: Row) -> MetricRecord:
-    accepted = [client for client in row["clients"] if client["accepted"]]
-    values: dict[str, int | float | list[int] | list[float]] = {
-        "accepted": len(accepted),
-        "refused": len(row["clients"]) - len(accepted),
-    }
-    if row["beta"] is not None:
-        values["beta"] = float(row["beta"])
-    if accepted:
-        values["loss"] = sum(float(c["loss"]) for c in accepted) / len(accepted)
-    return MetricRecord(values)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from client.node import device_class, node_data, node_name
-from client.subnet_client import SubnetClient, check_fit, choose_device
+from client.subnet_client import SubnetClient, choose_device
 from client.training import batch_indices, train
 from data import Augment, DataError, Dataset, DataSettings, load_dataset, normalise
 from nas.accuracy import score, subnet_module
