@@ -18,7 +18,7 @@ from client.node import device_class, node_data, node_name
 from client.subnet_client import SubnetClient, choose_device
 from client.training import batch_indices, train
 from data import Augment, DataError, Dataset, DataSettings, load_dataset, normalise
-from nas.accuracy import score, subnet_module
+from nas.accuracy import check_fit, score, subnet_module
 from supernet import Architecture, SearchSpace, extract
 from supernet.config import Scalar, SettingsError, flatten
 from supernet.streams import Purpose, torch_stream
