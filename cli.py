@@ -57,7 +57,7 @@ def train(json_: bool, workers: int, **given: Any) -> None:
     """Train a supernet in this process, without Ray or gRPC.
 
     The run folder's path is the last line printed. An interrupted run goes on by --resume DIR. The
-    same settings are the run-config of `flwr run . --run-config "rounds=80 seed=1"`.
+    same settings are the run-config of `flwr run . --run-config "rounds=200 seed=1"`.
     """
     import superfednas
     from server.progress import LiveProgress, Progress

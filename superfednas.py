@@ -1,7 +1,7 @@
 """SuperFedNAS from Python: the calls behind the ``superfednas`` command.
 
 >>> import superfednas
->>> run = superfednas.train(rounds=60, clients=10, clients_per_round=5)
+>>> run = superfednas.train(rounds=100, clients=10, clients_per_round=5)
 >>> superfednas.evaluate(run.path, "smallest").accuracy
 """
 

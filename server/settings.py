@@ -19,7 +19,7 @@ SCHEDULE_NAMES = tuple(SCHEDULES)
 class Settings:
     """A run's settings; keys are the field names in kebab-case (``flwr run --run-config``)."""
 
-    rounds: int = setting(80, "rounds to train", low=1)
+    rounds: int = setting(100, "rounds to train", low=1)
     clients_per_round: int = setting(5, "clients sampled a round (the paper's K)", low=1)
     clients: int = setting(
         10, "clients of an in-process run (`flwr run` takes num-supernodes)", low=1
