@@ -56,8 +56,9 @@ def _show(value: Any) -> None:
 def train(json_: bool, workers: int, **given: Any) -> None:
     """Train a supernet in this process, without Ray or gRPC.
 
-    The run folder's path is the last line printed. An interrupted run goes on by --resume DIR. The
-    same settings are the run-config of `flwr run . --run-config "rounds=200 seed=1"`.
+    The run folder's path is the last line printed. An interrupted run goes on by --resume DIR.
+
+    The same settings are the run-config of `flwr run . --run-config "rounds=200 seed=1"`.
     """
     import superfednas
     from server.progress import LiveProgress, Progress
@@ -105,9 +106,11 @@ def _with_settings(function: Any) -> Any:
     ]
     for key, setting in settings_of(Settings).items():
         default = "" if setting.default == "" else f" (default: {setting.default})"
+        unsaid = [choice for choice in setting.choices or () if choice not in setting.help]
+        choices = f": {', '.join(setting.choices or ())}" if unsaid else ""
         option = typer.Option(
             *_NAMES.get(key, (f"--{key}",)),
-            help=setting.help[0].upper() + setting.help[1:] + default,
+            help=setting.help + choices + default,
             rich_help_panel=panels.get(key, "Run"),
             show_default=False,
         )
@@ -142,13 +145,15 @@ def evaluate(
     from server.run_folder import RunFolder
 
     found = superfednas.evaluate(run, arch, split=split, dataset=dataset)
-    space = superfednas.run_space(RunFolder.open(run))
+    opened = RunFolder.open(run)
+    space = superfednas.run_space(opened)
     architecture = space.parse(arch)
     answer = {
         "accuracy": found.accuracy,
         "loss": found.loss,
         "examples": found.examples,
         "split": split,
+        "trained_rounds": opened.info["round"],
         "architecture": json.loads(architecture.to_json()),
         "macs": space.macs(architecture),
         "params": space.params(architecture),
@@ -158,7 +163,8 @@ def evaluate(
     else:
         print(
             f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.3f}, {found.examples} "
-            f"images), {answer['macs'] / 1e6:.2f} MMACs, {answer['params']:,} parameters\n"
+            f"images) after {answer['trained_rounds']} rounds\n"
+            f"{answer['macs'] / 1e6:.2f} MMACs, {answer['params']:,} parameters\n"
             f"{architecture.to_json()}"
         )
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from client.app import app as client_app
-from data import DataSettings, load_dataset
+from data import DataSettings, load_dataset, partition
 from nas.accuracy import Score, check_fit, score, subnet_module
 from server.app import prepare, run_training
 from server.local_grid import LocalGrid
 from server.progress import Progress
 from server.run_folder import RunFolder
 from supernet import SearchSpace
-from supernet.config import Scalar, flatten, parse
+from supernet.config import Scalar, SettingsError, flatten, parse
 from supernet.wire import SpaceOptions
 
 __all__ = ["evaluate", "run_space", "train"]
@@ -46,7 +46,11 @@ def train(*, progress: Progress | None = None, workers: int = 1, **settings: Sca
         One sentence that names a wrong setting, its value and what is allowed.
     """
     prepared = prepare({key.replace("_", "-"): value for key, value in settings.items()})
-    clients = prepared.settings.clients
+    clients, sampled = prepared.settings.clients, prepared.settings.clients_per_round
+    if sampled > clients:
+        raise SettingsError(f"clients-per-round = {sampled}: there are only clients = {clients}")
+    if prepared.data is not None:  # what no client could load is said once, before any starts
+        partition(prepared.data, prepared.settings.data, clients, prepared.settings.seed)
     nodes: dict[int, dict[str, Scalar]] = {
         number + 1: {"partition-id": number, "num-partitions": clients} for number in range(clients)
     }
@@ -82,6 +86,8 @@ def evaluate(
         raise ValueError(f"split = {split!r}: must be validation or test")
     run = RunFolder.open(run_dir)
     values = run.settings | ({"dataset": dataset} if dataset else {})
+    if values["dataset"] == "none":
+        raise SettingsError("the run's server had no data: name a data set to evaluate on")
     space = run_space(run)
     architecture = space.parse(arch)
     data = load_dataset(parse(DataSettings, values, ignore_unknown=True))

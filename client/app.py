@@ -24,13 +24,16 @@ def query(message: Message, context: Context) -> Message:
     node, order = context.node_config, _order(message)
     classes = tuple(filter(None, str(order["device-classes"]).split(",")))
     settings = parse(DataSettings, order, ignore_unknown=True)
-    examples = len(node_data(node, settings, int(order["seed"])).train)
     answer: dict[str, Any] = {
         "protocol": PROTOCOL,
         "name": node_name(node),
-        "examples": examples,
+        "examples": 0,
         "device-class": device_class(node, classes),
     }
+    try:
+        answer["examples"] = len(node_data(node, settings, int(order["seed"])).train)
+    except ValueError as error:  # said under the node's name: ids mean nothing to a person
+        answer["problem"] = str(error)
     for key in ("max-macs", "max-params", "num-partitions"):
         if key in node:
             answer[key] = whole(node, key)

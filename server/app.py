@@ -105,8 +105,20 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
         progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
     progress.note(f"run folder: {run.path}")
     strategy.summary()
-    state = strategy.train(grid, prepared.state, first=first)
-    _finish(run, strategy, state, data)
+    run.info["status"] = "running"
+    try:
+        state = strategy.train(grid, prepared.state, first=first)
+        _finish(run, strategy, state, data)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.info["status"] = "interrupted" if stopped else "failed"
+        run.save_info()
+        if run.info["round"]:
+            progress.write(
+                f"{run.info['status']} after round {run.info['round']}: go on with resume="
+                f"{str(run.path)!r} (superfednas train --resume {run.path})"
+            )
+        raise
     return run
 
 

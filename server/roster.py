@@ -17,6 +17,7 @@ from supernet import SearchSpace
 from supernet.config import Scalar
 from supernet.wire import CONFIG, PROTOCOL
 
+_SAID = 3
 _OPTIONAL = ("max-macs", "max-params", "num-partitions")
 
 
@@ -59,7 +60,7 @@ class Roster:
         self.note = note
         self.timeout = timeout
         self._known: dict[int, Client | None] = {}
-        self._refused: set[str] = set()
+        self._refused: dict[str, list[str]] = {}
         self._parts = 0
 
     def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
@@ -72,11 +73,12 @@ class Roster:
             if client is None:
                 continue
             if client.name in usable:
-                self._refuse(f"node {client.name!r}: the name is claimed twice")
+                self._refuse(repr(client.name), "the name is claimed twice")
             elif not self.policy.eligible(client):
                 self._refuse(
-                    f"node {client.name!r} is left out: it cannot hold the smallest architecture "
-                    f"that it could be given ({_budget(client)})",
+                    repr(client.name),
+                    "it cannot hold the smallest architecture that it could be given "
+                    f"({_budget(client)})",
                 )
             else:
                 usable[client.name] = (node, client)
@@ -95,7 +97,11 @@ class Roster:
         deadline = time.monotonic() + seconds
         while len(usable := self.refresh(grid)) < least:
             if time.monotonic() > deadline or self._complete():
-                reasons = "; ".join(sorted(self._refused)) or "no further node has come"
+                reasons = "; ".join(
+                    f"{f'node {who[0]}' if len(who) == 1 else f'{len(who)} nodes'}: {reason}"
+                    for reason, who in sorted(self._refused.items())
+                )
+                reasons = reasons or "no further node has come"
                 raise RosterError(
                     f"{wanted}: {least} nodes are needed and {len(usable)} usable "
                     f"{'is' if len(usable) == 1 else 'are'} there ({reasons})"
@@ -130,7 +136,7 @@ class Roster:
     def _read(self, node: int, reply: Message | None) -> Client | None:
         if reply is None or reply.has_error():
             why = "no answer in time" if reply is None else reply.error.reason
-            self._refuse(f"node {node} is left out: it did not say who it is ({why})")
+            self._refuse(str(node), f"it did not say who it is ({why})")
             return None
         answer: dict[str, Any] = dict(reply.content.config_records.get(CONFIG) or {})
         wrong = [
@@ -139,9 +145,12 @@ class Roster:
             if not isinstance(answer.get(key), kind) and (key in answer or key not in _OPTIONAL)
         ]
         if wrong:
-            self._refuse(f"node {node} is left out: it did not say who it is (no {wrong[0]})")
+            self._refuse(str(node), f"it did not say who it is (no {wrong[0]})")
             return None
         self._parts = max(self._parts, answer.get("num-partitions", 0))
+        if answer.get("problem"):
+            self._refuse(repr(answer["name"]), str(answer["problem"]))
+            return None
         limits = {key: answer.get(key) for key in ("max-macs", "max-params")}
         kind = str(answer.get("device-class", ""))
         if kind and kind in self.device_shares and limits["max-macs"] is None:
@@ -149,16 +158,22 @@ class Roster:
             limits["max-macs"] = int(self.device_shares[kind] * most)
         elif kind and kind not in self.device_shares:
             self._refuse(
-                f"node {answer['name']!r} is left out: its device-class {kind!r} is not one of "
-                f"{sorted(self.device_shares)}",
+                repr(answer["name"]),
+                f"its device-class {kind!r} is not one of {sorted(self.device_shares)}",
             )
             return None
         return Client(answer["name"], limits["max-macs"], limits["max-params"], answer["examples"])
 
-    def _refuse(self, sentence: str) -> None:
-        if sentence not in self._refused:
-            self._refused.add(sentence)
-            self.note(sentence)
+    def _refuse(self, who: str, reason: str) -> None:
+        """Say once why a node is left out; of many with one reason only the first few are said."""
+        named = self._refused.setdefault(reason, [])
+        if who in named:
+            return
+        named.append(who)
+        if len(named) < _SAID:
+            self.note(f"node {who} is left out: {reason}")
+        elif len(named) == _SAID:
+            self.note(f"node {who} and perhaps more are left out: {reason}")
 
 
 def _budget(client: Client) -> str:

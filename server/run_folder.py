@@ -29,6 +29,7 @@ from supernet.config import Scalar
 from supernet.wire import source_fingerprint, source_root
 
 FORMAT = 1
+_NOTE = "superfednas"
 _PACKAGES = ("superfednas", "flwr", "torch", "numpy", "ray")
 
 
@@ -234,8 +235,9 @@ def write_tensors(
     """Write tensors as safetensors, with a JSON note and a checksum of both."""
     solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    note = {"format": str(FORMAT), "about": text, "sha256": _checksum(solid, text)}
-    write_whole(path, save(solid, note))
+    note = {"about": text, "format": FORMAT, "sha256": _checksum(solid, text)}
+    # One entry: safetensors writes several in no fixed order, and equal runs should be equal files.
+    write_whole(path, save(solid, {_NOTE: json.dumps(note, separators=(",", ":"))}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -248,7 +250,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            note = file.metadata() or {}
+            text = (file.metadata() or {}).get(_NOTE, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise RunFolderError(f"{str(path)!r} does not exist") from None
@@ -256,12 +258,17 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise RunFolderError(
             f"{str(path)!r} is truncated or no safetensors file: {error}"
         ) from None
-    if note.get("format") != str(FORMAT):
+    try:
+        note = json.loads(text)
+        found = note.get("format")
+    except (ValueError, AttributeError):
+        raise RunFolderError(f"{str(path)!r} is damaged: its note is no JSON object") from None
+    if found != FORMAT:
         raise RunFolderError(
-            f"{str(path)!r} is no checkpoint of this project: its format is "
-            f"{note.get('format')!r}, allowed is '{FORMAT}'"
+            f"{str(path)!r} is no checkpoint of this project: its format is {found!r}, "
+            f"allowed is {FORMAT}"
         )
-    if note.get("sha256") != _checksum(tensors, note.get("about", "")):
+    if note.get("sha256") != _checksum(tensors, str(note.get("about"))):
         raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its content")
     return tensors, json.loads(note["about"])
 

@@ -34,6 +34,7 @@ from supernet.wire import source_fingerprint, unpack
 
 Row = dict[str, Any]
 _FAILED_ROUNDS = 3
+_ENDS = 2  # the smallest and the largest
 
 
 class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
@@ -116,6 +117,12 @@ class SupernetStrategy(Strategy):
             + f" of batches of {s.local.batch_size}, clip {s.local.clip_norm:g}",
         ):
             self.progress.note(line)
+        ends_only = s.assignment in ("tracking-sandwich", "sandwich", "most-data")
+        if ends_only and s.clients_per_round <= _ENDS:
+            self.progress.note(
+                f"clients-per-round = {s.clients_per_round}: {s.assignment} then trains only the "
+                "ends of the space; use 3 or more, or assignment = 'random'"
+            )
 
     # The run
 

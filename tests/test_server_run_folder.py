@@ -237,7 +237,7 @@ def flipped(path: Path) -> None:
 
 
 def other_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"format":"1"', b'"format":"2"'))
+    path.write_bytes(path.read_bytes().replace(b'format\\":1', b'format\\":2'))
 
 
 def pickled(path: Path) -> None:
