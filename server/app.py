@@ -103,7 +103,7 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
         strategy.policy.restore(point.memory["policy"])
         first = point.round + 1
         progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
-    progress.note(f"run folder: {run.path}")
+    progress.note(f"writing to {run.path}")
     strategy.summary()
     run.info["status"] = "running"
     try:
