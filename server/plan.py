@@ -15,7 +15,6 @@ from supernet.wire import (
     TrainOrder,
     encode_list,
     pack,
-    source_fingerprint,
 )
 
 
@@ -53,7 +52,6 @@ def train_messages(plan: RoundPlan, state: State, space: SearchSpace, s: Setting
         wire_dtype=s.wire_dtype,
         torch_threads=s.torch_threads,
         device=s.device,
-        source=source_fingerprint(),
         space=s.space,
         local=replace(s.local, lr=plan.lr),
     )

@@ -86,7 +86,6 @@ class TrainOrder:
     wire_dtype: str = setting("float32", "number format of the flat array", choices=WIRE_DTYPES)
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
-    source: str = setting("", "fingerprint of the server's code")
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
 

@@ -13,18 +13,7 @@ from safetensors.numpy import save_file
 
 import cli
 from tests.processes import ROOT, environment
-
-REFERENCE = [
-    ("0000", 0.1, 458_969_088, 10_396_746),
-    ("0001", 0.14, 789_270_528, 23_995_338),
-    ("0101", 0.14, 959_139_840, 24_660_058),
-    ("0111", 0.14, 1_129_009_152, 27_316_602),
-    ("1111", 0.18, 1_643_335_680, 34_400_298),
-    ("1112", 0.22, 2_200_129_536, 57_690_090),
-    ("1212", 0.22, 2_464_370_688, 58_723_530),
-    ("1222", 0.22, 2_728_611_840, 62_854_794),
-    ("2222", 0.25, 3_403_370_496, 71_726_538),
-]
+from tests.reference import PUBLISHED
 
 
 def superfednas(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -39,7 +28,7 @@ def superfednas(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(("depth", "ratio", "macs", "params"), REFERENCE)
+@pytest.mark.parametrize(("depth", "ratio", "macs", "params"), PUBLISHED)
 def test_cost_prints_the_papers_table(
     depth: str, ratio: float, macs: int, params: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

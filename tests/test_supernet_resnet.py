@@ -18,6 +18,7 @@ from supernet import SPACES, Architecture, SearchSpace, load_space
 from supernet.norms import NORMS
 from supernet.resnet import ResNetArchitecture, ResNetSpace, make_divisible, mid_channels
 from supernet.space import count_macs
+from tests.reference import PUBLISHED
 from tests.strategies import architectures, choices, norms, space
 
 RATIOS = (0.1, 0.14, 0.18, 0.22, 0.25)
@@ -206,19 +207,6 @@ def test_round_takes_ties_to_even() -> None:
     assert [mid_channels(8, ratio) for ratio in (2.4375, 2.5625)] == [24, 24]
     assert mid_channels(8, 1.0625) == 8  # 8.5 to 8; rounding up, 9 × .9 = 8.1 would give 16
     assert mid_channels(8, 1.1875) == 8 + 8  # 9.5 to 10, whose 8 is below 9: one step more
-
-
-PUBLISHED = [
-    ("0000", 0.1, 458_969_088, 10_396_746),
-    ("0001", 0.14, 789_270_528, 23_995_338),
-    ("0101", 0.14, 959_139_840, 24_660_058),
-    ("0111", 0.14, 1_129_009_152, 27_316_602),
-    ("1111", 0.18, 1_643_335_680, 34_400_298),
-    ("1112", 0.22, 2_200_129_536, 57_690_090),
-    ("1212", 0.22, 2_464_370_688, 58_723_530),
-    ("1222", 0.22, 2_728_611_840, 62_854_794),
-    ("2222", 0.25, 3_403_370_496, 71_726_538),
-]
 
 
 @pytest.mark.parametrize(("depth", "ratio", "macs", "params"), PUBLISHED)
