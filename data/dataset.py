@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from supernet.digest import digest
+
 
 class DataError(ValueError):
     """Data that cannot be used; one sentence names the thing, its value and what is allowed."""
@@ -33,6 +35,10 @@ class Split:
         """Copy the rows at ``indices`` (integers, any order, repeats allowed)."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         return Split(self.images[rows], self.labels[rows])
+
+    def digest(self) -> str:
+        """Hash the images and labels: which data a score was measured on."""
+        return digest({"images": self.images, "labels": self.labels})
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ Files are written whole and then renamed, so a kill at any moment leaves the old
 Nothing is pickled.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -26,9 +25,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from supernet.config import Scalar
+from supernet.digest import digest
 from supernet.wire import source_fingerprint, source_root
 
 FORMAT = 1
+RUNS = "~/.superfednas/runs"
+LATEST = "latest"
 _NOTE = "superfednas"
 _PACKAGES = ("superfednas", "flwr", "torch", "numpy", "ray")
 
@@ -110,14 +112,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open an existing run folder.
+        """Open an existing run folder; ``latest`` is the newest in ``~/.superfednas/runs``.
 
         Raises
         ------
         RunFolderError
             Where it is none, or of another format version.
         """
-        folder = Path(path).expanduser().resolve()
+        folder = _latest() if str(path) == LATEST else Path(path).expanduser().resolve()
         run = cls(folder)
         try:
             run.info = json.loads((folder / "run.json").read_text())
@@ -235,7 +237,7 @@ def write_tensors(
     """Write tensors as safetensors, with a JSON note and a checksum of both."""
     solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    note = {"about": text, "format": FORMAT, "sha256": _checksum(solid, text)}
+    note = {"about": text, "format": FORMAT, "sha256": digest(solid, text)}
     # One entry: safetensors writes several in no fixed order, and equal runs should be equal files.
     write_whole(path, save(solid, {_NOTE: json.dumps(note, separators=(",", ":"))}))
 
@@ -268,21 +270,23 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{str(path)!r} is no checkpoint of this project: its format is {found!r}, "
             f"allowed is {FORMAT}"
         )
-    if note.get("sha256") != _checksum(tensors, str(note.get("about"))):
+    if note.get("sha256") != digest(tensors, str(note.get("about"))):
         raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its content")
     return tensors, json.loads(note["about"])
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _latest() -> Path:
+    started = {
+        path.parent: str(json.loads(path.read_text()).get("started", ""))
+        for path in Path(RUNS).expanduser().glob("*/run.json")
+    }
+    if not started:
+        raise RunFolderError(f"there is no run folder in {RUNS}: name one")
+    return max(started, key=lambda folder: (started[folder], folder.name))
 
 
 def _default_path(space: str) -> Path:
-    base = Path("~/.superfednas/runs").expanduser()
+    base = Path(RUNS).expanduser()
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{space.replace(':', '.')}"
     path, number = base / stem, 1
     while path.exists():

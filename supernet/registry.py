@@ -5,10 +5,11 @@ from inspect import isabstract
 from typing import Any
 
 from supernet.resnet import ResNet10To26, ResNetTiny
+from supernet.resnet_wide import ResNet10To26Wide
 from supernet.space import SearchSpace
 
 SPACES: dict[str, type[SearchSpace]] = {
-    family.name: family for family in (ResNet10To26, ResNetTiny)
+    family.name: family for family in (ResNet10To26, ResNet10To26Wide, ResNetTiny)
 }
 
 

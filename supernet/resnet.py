@@ -1,21 +1,16 @@
 """The ResNet families of SuperFedNAS (arXiv 2301.10879, §5 and appendix): elastic depth and width.
 
-Every stage keeps its first ``1 + depth`` blocks, every block its first ``mid`` channels. Stage
-widths are fixed. ``resnet_layout`` says where tensors lie, ``resnet_module`` is the network.
+Every stage keeps its first ``1 + depth`` blocks, every block its first ``mid`` channels. Stem and
+stage widths are fixed; in ``resnet_wide`` they are elastic too.
 """
 
 import functools
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from torch import nn
-
-from supernet.architecture import Architecture, Shape
-from supernet.resnet_layout import Layout, ResNetArchitecture, make_divisible, mid_channels
-from supernet.resnet_module import ResNet
-from supernet.slicing import Boxes
-from supernet.space import SearchSpace
+from supernet.architecture import Architecture
+from supernet.resnet_family import Channels, ResNetFamily
+from supernet.resnet_layout import ResNetArchitecture, make_divisible, mid_channels
 
 __all__ = [
     "ResNet10To26",
@@ -27,29 +22,24 @@ __all__ = [
 ]
 
 
-class ResNetSpace(SearchSpace):
-    """A ResNet family: subclasses give the numbers, all costs are in closed form."""
+class ResNetSpace(ResNetFamily):
+    """A ResNet family of fixed stage widths: subclasses give the numbers."""
 
     architecture = ResNetArchitecture
-    stem: ClassVar[int]
-    widths: ClassVar[tuple[int, ...]]
-    strides: ClassVar[tuple[int, ...]]
-    depths: ClassVar[tuple[int, ...]]
-    ratios: ClassVar[tuple[float, ...]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.layout = Layout(
-            self.stem, self.widths, self.in_channels, self.num_classes, self.norm != "none"
-        )
         self._ratio_set = frozenset(self.ratios)
-        self._tabulate()
 
     @property
-    def genes(self) -> tuple[int, ...]:
-        """Depth of every stage, then the expand ratio of every slot."""
-        slots = len(self.widths) * (1 + self.depths[-1])
-        return (len(self.depths),) * len(self.widths) + (len(self.ratios),) * slots
+    def stems(self) -> tuple[int, ...]:
+        """The stem's channels: one choice."""
+        return (self.stem,)
+
+    @property
+    def stage_widths(self) -> tuple[tuple[int, ...], ...]:
+        """Every stage's channels: one choice each."""
+        return tuple((width,) for width in self.widths)
 
     def decode(self, choices: Sequence[int]) -> ResNetArchitecture:
         """Return the architecture of one choice a gene (inactive slots drop out)."""
@@ -57,17 +47,6 @@ class ResNetSpace(SearchSpace):
         depth = tuple(self.depths[c] for c in choices[:stages])
         flat: Any = tuple(self.ratios[c] for c in choices[stages:])
         return ResNetArchitecture(depth, flat)
-
-    def full_width(self, choices: Sequence[int]) -> list[int]:
-        """Set every expand ratio to the largest."""
-        stages = len(self.widths)
-        return [*choices[:stages], *(len(self.ratios) - 1 for _ in choices[stages:])]
-
-    @functools.cached_property
-    def size(self) -> int:
-        """Distinct networks: for every stage, all ratios of each allowed depth."""
-        distinct = [len({mid_channels(w, ratio) for ratio in self.ratios}) for w in self.widths]
-        return math.prod(sum(n ** (1 + d) for d in self.depths) for n in distinct)
 
     def validate(self, arch: Architecture) -> None:
         """Check depth and ratios against this family's; ``ValueError`` names what is wrong."""
@@ -85,79 +64,26 @@ class ResNetSpace(SearchSpace):
                         f"expand[{s}][{b}] = {ratio}: must be one of {list(self.ratios)}"
                     )
 
-    def module(self, arch: Architecture) -> nn.Module:
-        """Construct the plain module."""
-        self.validate(arch)
+    def channels(self, arch: Architecture) -> Channels:
+        """Return stem, stage widths, and middle channels of every block of a valid architecture."""
         assert isinstance(arch, ResNetArchitecture)
-        return ResNet(self.layout, self.strides, arch, self.norm)
+        return self.stem, self.widths, arch.mids(self.widths)
 
-    def boxes(self, arch: Architecture) -> Boxes:
-        """Where each tensor lies in the supernet's, from axes and intervals."""
-        self.validate(arch)
-        assert isinstance(arch, ResNetArchitecture)
-        return self.layout.boxes(arch)
+    @functools.cached_property
+    def _ratio_of(self) -> list[dict[int, float]]:
+        return [{mid_channels(w, r): r for r in reversed(self.ratios)} for w in self.widths]
 
-    def shapes(self, arch: Architecture) -> dict[str, Shape]:
-        """Return name to shape in ``state_dict`` order, with no module built."""
-        self.validate(arch)
-        assert isinstance(arch, ResNetArchitecture)
-        return self.layout.shapes(arch)
-
-    def gain(self, name: str) -> float:
-        """Scale of a weight's first values.
-
-        He's √2 before a ReLU, 1 for the head. Without norm, each block's second convolution is
-        scaled by 1/√blocks of the supernet: both terms of an addition are then positive, and
-        at full scale the signal's power would more than double a block.
-        """
-        if name == "head.weight":
-            return 1.0
-        if self.norm == "none" and name.endswith("conv2.weight"):
-            return math.sqrt(2 / (len(self.widths) * (1 + self.depths[-1])))
-        return math.sqrt(2)
-
-    # Costs are additive: stem and head, a projection a stage, and one entry a block and ratio.
-
-    def _tabulate(self) -> None:
-        affine = 2 if self.layout.affine else 0
-        side = self.image_size
-        macs = self.stem * self.in_channels * 9 * side**2 + self.widths[-1] * self.num_classes
-        params = self.stem * (self.in_channels * 9 + affine)
-        params += (self.widths[-1] + 1) * self.num_classes
-        self._blocks: list[list[dict[float, tuple[int, int]]]] = []
-        inputs = self.stem
-        for width, stride in zip(self.widths, self.strides, strict=True):
-            side = math.ceil(side / stride)
-            macs += inputs * width * side**2
-            params += width * (inputs + affine)
-            slots = []
-            for _ in range(1 + self.depths[-1]):
-                slot = {}
-                for ratio in self.ratios:
-                    mid = mid_channels(width, ratio)
-                    weights = 9 * mid * (inputs + width)
-                    slot[ratio] = (weights * side**2, weights + affine * (mid + width))
-                slots.append(slot)
-                inputs = width
-            self._blocks.append(slots)
-        self._fixed = (macs, params)
-
-    def _cost(self, arch: Architecture, which: int) -> int:
-        self.validate(arch)
-        assert isinstance(arch, ResNetArchitecture)
-        total = self._fixed[which]
-        for slots, ratios in zip(self._blocks, arch.expand, strict=True):
-            for slot, ratio in zip(slots, ratios, strict=False):  # a stage may be shallower
-                total += slot[ratio][which]
-        return total
-
-    def macs(self, arch: Architecture) -> int:
-        """Multiply-accumulates of convolutions and the head for one image, in microseconds."""
-        return self._cost(arch, 0)
-
-    def params(self, arch: Architecture) -> int:
-        """Return the number of parameters, norm's included, in microseconds."""
-        return self._cost(arch, 1)
+    def compose(
+        self, stem: int, widths: tuple[int, ...], mids: tuple[tuple[int, ...], ...]
+    ) -> ResNetArchitecture:
+        """Return the architecture of these channels, with the least ratios that give them."""
+        return ResNetArchitecture(
+            tuple(len(stage) - 1 for stage in mids),
+            tuple(
+                tuple(ratio_of[mid] for mid in stage)
+                for ratio_of, stage in zip(self._ratio_of, mids, strict=True)
+            ),
+        )
 
 
 class ResNet10To26(ResNetSpace):

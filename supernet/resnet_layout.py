@@ -1,5 +1,6 @@
 """Architectures of the ResNet families, and where their tensors lie in a supernet's."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +29,15 @@ class ResNetArchitecture(Architecture):
     expand: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:  # noqa: D105
-        if not _is_list(self.depth) or not self.depth or not all(map(_is_whole, self.depth)):
+        if not is_list(self.depth) or not self.depth or not all(map(is_whole, self.depth)):
             raise ValueError(
                 f"depth = {self.depth!r}: must be a list of whole numbers, one a stage"
             )
         depth = tuple(int(d) for d in self.depth)
         expand: Any = self.expand
-        if not _is_list(expand):
+        if not is_list(expand):
             raise ValueError(f"expand = {expand!r}: must be a list, one list of ratios a stage")
-        if not any(map(_is_list, expand)):
+        if not any(map(is_list, expand)):
             slots, rest = divmod(len(expand), len(depth))
             if rest:
                 raise ValueError(
@@ -44,7 +45,7 @@ class ResNetArchitecture(Architecture):
                     f"{len(depth)} stages"
                 )
             expand = [expand[s * slots : (s + 1) * slots] for s in range(len(depth))]
-        if len(expand) != len(depth) or not all(map(_is_list, expand)):
+        if len(expand) != len(depth) or not all(map(is_list, expand)):
             raise ValueError(f"expand = {expand!r}: must hold one list for each of {depth=}")
         stages = []
         for stage, (d, ratios) in enumerate(zip(depth, expand, strict=True)):
@@ -60,16 +61,21 @@ class ResNetArchitecture(Architecture):
 
     def shapes_within(self, supernet: Mapping[str, Shape]) -> dict[str, Shape]:
         """Read the layout off a ResNet supernet's own shapes and cut this subnet's out of it."""
-        try:
-            layout = Layout.of(supernet)
-        except (KeyError, IndexError):
-            raise ValueError("these tensors are not those of a ResNet supernet") from None
+        layout = Layout.of(supernet)
         if len(layout.widths) != len(self.depth):
             raise ValueError(f"depth = {self.depth}: the supernet has {len(layout.widths)} stages")
-        return layout.shapes(self)
+        return dataclasses.replace(layout, mids=self.mids(layout.widths)).shapes()
+
+    def mids(self, widths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Middle channels of every active block, for the given stage widths."""
+        return tuple(
+            tuple(mid_channels(width, ratio) for ratio in ratios)
+            for width, ratios in zip(widths, self.expand, strict=True)
+        )
 
 
-def _is_list(value: object) -> bool:
+def is_list(value: object) -> bool:
+    """Say whether a field holds a list, as JSON and callers write them."""
     return isinstance(value, list | tuple)
 
 
@@ -82,7 +88,8 @@ def _is_number(value: object) -> bool:
     )
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Say whether a field holds a whole number from 0, be it written as 2 or as 2.0."""
     return _is_number(value) and bool(value == int(value) and value >= 0)
 
 
@@ -99,25 +106,54 @@ def mid_channels(width: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a ResNet supernet's tensors are, whatever the architecture inside."""
+    """The channels of one network, and with them all that its tensors are.
+
+    Parameters
+    ----------
+    stem
+        Channels that the stem hands on.
+    widths
+        One number a stage: the channels that its blocks hand on.
+    mids
+        One list a stage: the middle channels of each of its blocks.
+    affine
+        Whether there are norm layers with weight and bias.
+    """
 
     stem: int
     widths: tuple[int, ...]
+    mids: tuple[tuple[int, ...], ...]
     in_channels: int
     num_classes: int
     affine: bool
 
     @classmethod
-    def of(cls, supernet: Mapping[str, Shape]) -> "Layout":
-        """Read the layout off a supernet's shapes; ``KeyError`` where they are another family's."""
-        stem, in_channels = supernet["stem.conv.weight"][:2]
-        widths: list[int] = []
-        while (name := f"stages.{len(widths)}.0.conv2.weight") in supernet:
-            widths.append(supernet[name][0])
-        affine = "stem.norm.weight" in supernet
-        return cls(stem, tuple(widths), in_channels, supernet["head.weight"][0], affine)
+    def of(cls, shapes: Mapping[str, Shape]) -> "Layout":
+        """Read the layout off a network's (or the supernet's) shapes.
 
-    def axes(self, depth: Sequence[int]) -> dict[str, tuple[str, ...]]:
+        Raises
+        ------
+        ValueError
+            Where they are another family's.
+        """
+        try:
+            stem, in_channels = shapes["stem.conv.weight"][:2]
+            widths: list[int] = []
+            mids: list[tuple[int, ...]] = []
+            while f"stages.{len(widths)}.0.conv2.weight" in shapes:
+                stage = f"stages.{len(widths)}"
+                found: list[int] = []
+                while (name := f"{stage}.{len(found)}.conv2.weight") in shapes:
+                    found.append(shapes[name][1])
+                widths.append(shapes[f"{stage}.0.conv2.weight"][0])
+                mids.append(tuple(found))
+            classes = shapes["head.weight"][0]
+        except (KeyError, IndexError):
+            raise ValueError("these tensors are not those of a ResNet supernet") from None
+        affine = "stem.norm.weight" in shapes
+        return cls(stem, tuple(widths), tuple(mids), in_channels, classes, affine)
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
         """Name the axis of every dimension of every tensor, in ``state_dict`` order."""
         axes: dict[str, tuple[str, ...]] = {}
 
@@ -128,9 +164,9 @@ class Layout:
 
         conv("stem.conv", "stem.norm", "stem.out", "image", "kernel3")
         inputs = "stem.out"
-        for s, blocks in enumerate(depth):
+        for s, mids in enumerate(self.mids):
             outputs = f"stage{s}.out"
-            for b in range(1 + blocks):
+            for b in range(len(mids)):
                 block, mid = f"stages.{s}.{b}", f"stage{s}.block{b}.mid"
                 conv(f"{block}.conv1", f"{block}.norm1", mid, inputs, "kernel3")
                 conv(f"{block}.conv2", f"{block}.norm2", outputs, mid, "kernel3")
@@ -142,8 +178,8 @@ class Layout:
         axes["head.bias"] = ("classes",)
         return axes
 
-    def intervals(self, arch: ResNetArchitecture) -> dict[str, tuple[Interval, ...]]:
-        """Give the part of every axis that an architecture holds: the leading one."""
+    def intervals(self) -> dict[str, tuple[Interval, ...]]:
+        """Give the part of every axis that the network holds: the leading one."""
         sizes = {
             "image": self.in_channels,
             "stem.out": self.stem,
@@ -151,20 +187,17 @@ class Layout:
             "kernel3": 3,
             "classes": self.num_classes,
         }
-        for s, (width, ratios) in enumerate(zip(self.widths, arch.expand, strict=True)):
+        for s, (width, mids) in enumerate(zip(self.widths, self.mids, strict=True)):
             sizes[f"stage{s}.out"] = width
-            for b, ratio in enumerate(ratios):
-                sizes[f"stage{s}.block{b}.mid"] = mid_channels(width, ratio)
+            for b, mid in enumerate(mids):
+                sizes[f"stage{s}.block{b}.mid"] = mid
         return {axis: ((0, size),) for axis, size in sizes.items()}
 
-    def boxes(self, arch: ResNetArchitecture) -> Boxes:
+    def boxes(self) -> Boxes:
         """Compose axes and intervals."""
-        intervals = self.intervals(arch)
-        return {
-            name: tuple(intervals[axis] for axis in axes)
-            for name, axes in self.axes(arch.depth).items()
-        }
+        intervals = self.intervals()
+        return {name: tuple(intervals[axis] for axis in axes) for name, axes in self.axes().items()}
 
-    def shapes(self, arch: ResNetArchitecture) -> dict[str, Shape]:
+    def shapes(self) -> dict[str, Shape]:
         """Return name to shape, in ``state_dict`` order."""
-        return {name: placement_shape(box) for name, box in self.boxes(arch).items()}
+        return {name: placement_shape(box) for name, box in self.boxes().items()}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from supernet.norms import make_norm
-from supernet.resnet_layout import Layout, ResNetArchitecture, mid_channels
+from supernet.resnet_layout import Layout
 
 
 class Stem(nn.Module):
@@ -63,19 +63,24 @@ class Block(nn.Module):
         return functional.relu(branch + self.shortcut(features))
 
 
-class ResNet(nn.Module):
-    """A static ResNet of one architecture."""
+class Head(nn.Linear):
+    """Average over the image, then a linear layer."""
 
-    def __init__(
-        self, layout: Layout, strides: Sequence[int], arch: ResNetArchitecture, norm: str
-    ) -> None:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(N, inputs, H, W) to logits (N, num_classes)."""
+        return super().forward(features.mean(dim=(2, 3)))
+
+
+class ResNet(nn.Module):
+    """A static ResNet: the first block of every stage has its stride and projects."""
+
+    def __init__(self, layout: Layout, strides: Sequence[int], norm: str) -> None:
         super().__init__()
         self.stem = Stem(layout.in_channels, layout.stem, norm)
         stages, inputs = [], layout.stem
-        for width, stride, ratios in zip(layout.widths, strides, arch.expand, strict=True):
+        for width, stride, mids in zip(layout.widths, strides, layout.mids, strict=True):
             blocks = []
-            for b, ratio in enumerate(ratios):
-                mid = mid_channels(width, ratio)
+            for b, mid in enumerate(mids):
                 first = b == 0
                 blocks.append(
                     Block(inputs, mid, width, stride if first else 1, norm, project=first)
@@ -83,10 +88,9 @@ class ResNet(nn.Module):
                 inputs = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(inputs, layout.num_classes)
+        self.head = Head(inputs, layout.num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""
-        features = self.stages(self.stem(images))
-        logits: torch.Tensor = self.head(features.mean(dim=(2, 3)))
+        logits: torch.Tensor = self.head(self.stages(self.stem(images)))
         return logits

@@ -20,6 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.architecture import Architecture, Shape
+from supernet.chain import Block, Chain
+from supernet.liveness import peak_activations
 from supernet.norms import NORMS
 from supernet.slicing import Boxes, prefix_boxes
 from supernet.streams import Purpose, stream
@@ -166,6 +168,52 @@ class SearchSpace(ABC):
     def macs(self, arch: Architecture) -> int:
         """Multiply-accumulates of convolutions and linear layers for one image."""
         return count_macs(self, arch)
+
+    def activations(self, arch: Architecture) -> int:
+        """Return the most numbers alive at once for one image (:mod:`supernet.liveness`)."""
+        with torch.device("meta"):
+            module = self.module(arch)
+        return peak_activations(module, (self.in_channels, self.image_size, self.image_size))
+
+    def blocks(self, arch: Architecture) -> tuple[Block, ...]:
+        """Return the pieces that a network is counted and timed by, from the image on.
+
+        By default a network is one block; a family with a :attr:`chain` has smaller ones.
+        """
+        whole = Block(
+            name=arch.to_json(),
+            inputs=(self.in_channels, self.image_size, self.image_size),
+            macs=self.macs(arch),
+            params=self.params(arch),
+            activations=self.activations(arch),
+            module=functools.partial(self.module, arch),
+        )
+        return (whole,)
+
+    @property
+    def chain(self) -> Chain | None:
+        """The space as a chain of segments, where it is one: for exact search, latency tables."""
+        return None
+
+    def features(self, arch: Architecture) -> np.ndarray:
+        """Return what a regression sees of an architecture: (features,), float.
+
+        By default, for every tensor of the supernet: whether it is there, its share of the
+        supernet's numbers, and the share's logarithm. A :attr:`chain` has its own.
+        """
+        if self.chain is not None:
+            row: np.ndarray = self.chain.features(np.array([self.chain.locate(arch)]))[0]
+            return row
+        shapes = self.shapes(arch)
+        seen: list[float] = []
+        for name, shape in self._supernet_shapes.items():
+            share = math.prod(shapes[name]) / math.prod(shape) if name in shapes else 0.0
+            seen += [float(share > 0), share, math.log(share) if share else 0.0]
+        return np.array(seen)
+
+    @functools.cached_property
+    def _supernet_shapes(self) -> dict[str, Shape]:
+        return self.shapes(self.largest)
 
     def gain(self, name: str) -> float:
         """Return a weight's first standard deviation, times the root of its fan-in."""

@@ -76,13 +76,13 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """What the server asks of a client: the config of a training message."""
+    """What the server asks of a client: the config of a message to train, or only to score."""
 
     protocol: int = setting(PROTOCOL, "version of this contract")
     round: int = setting(0, "the round, from 1", low=0)
     seed: int = setting(0, "the run's seed", low=0)
     architecture: str = setting("", "the assigned architecture, JSON")
-    evaluate: str = setting("[]", "architectures to evaluate before training, JSON list of JSON")
+    evaluate: str = setting("[]", "architectures to evaluate as received, JSON list of JSON")
     wire_dtype: str = setting("float32", "number format of the flat array", choices=WIRE_DTYPES)
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))

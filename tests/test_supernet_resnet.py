@@ -19,32 +19,11 @@ from supernet.norms import NORMS
 from supernet.resnet import ResNetArchitecture, ResNetSpace, make_divisible, mid_channels
 from supernet.space import count_macs
 from tests.reference import PUBLISHED
+from tests.spaces import Crowded, Level
 from tests.strategies import architectures, choices, norms, space
 
 RATIOS = (0.1, 0.14, 0.18, 0.22, 0.25)
 IMAGES = [(1, 8), (3, 32), (1, 9), (3, 28), (2, 33)]
-
-
-class Level(ResNetSpace):
-    """Stem, stages and strides alike, so that every shortcut could be an identity."""
-
-    name = "level"
-    stem = 16
-    widths = (16, 16)
-    strides = (1, 1)
-    depths = (0, 2)
-    ratios = (0.5, 1.0)
-
-
-class Crowded(ResNetSpace):
-    """Ratios that round to the same channels: fewer networks than architectures."""
-
-    name = "crowded"
-    stem = 8
-    widths = (24, 48)
-    strides = (1, 2)
-    depths = (0, 1)
-    ratios = (0.1, 0.14, 0.5)
 
 
 def big(**options: Any) -> SearchSpace:
@@ -524,7 +503,7 @@ def test_spaces_by_name_and_by_reference() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("resnet", "must be one of resnet-tiny, resnet10-26, or module:Class"),
+        ("resnet", "must be one of resnet-tiny, resnet10-26, resnet10-26-wide, or module:Class"),
         ("no_such_module:Space", "cannot be imported"),
         ("supernet.resnet:NoSuch", "cannot be imported"),
         (":Space", "space"),
