@@ -135,7 +135,7 @@ def _classes(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
             )
     for part in parts:
         labels = arrays[f"y_{part}"]
-        if labels.min() < 0 or labels.max() >= count:
+        if len(labels) and (labels.min() < 0 or labels.max() >= count):
             raise DataError(
                 f"{path}: y_{part} runs from {labels.min()} to {labels.max()}; with {count} "
                 f"classes 0 to {count - 1} is allowed."

@@ -23,6 +23,16 @@ class Score:
     loss: float
     examples: int
 
+    @classmethod
+    def of(cls, correct: int, loss: float, examples: int) -> "Score":
+        """Make a score of the number of right answers, the mean loss and the number of images."""
+        return cls(correct / examples, loss, examples)
+
+    @property
+    def correct(self) -> int:
+        """The number of right answers."""
+        return round(self.accuracy * self.examples)
+
 
 def check_fit(space: SearchSpace, data: Dataset) -> None:
     """Refuse data whose classes, channels or size are not the space's.
@@ -48,6 +58,47 @@ def subnet_module(
     module = space.build(arch)
     module.load_state_dict(extract(state, space.boxes(arch)))
     return module
+
+
+def calibrated(
+    space: SearchSpace,
+    state: Mapping[str, torch.Tensor],
+    arch: Architecture,
+    images: Split | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> nn.Module:
+    """Build a subnet that is ready to run, with statistics of its own where its norm needs them.
+
+    The supernet is only read, and nothing is kept between calls.
+
+    Parameters
+    ----------
+    images
+        Training images, of which the first 2,000 are used; not looked at unless the space's norm
+        is ``batch``.
+
+    Raises
+    ------
+    ValueError
+        Where images are needed and there are none.
+    """
+    module = subnet_module(space, state, arch)
+    prepare(module, images, mean, std)
+    return module
+
+
+def prepare(
+    module: nn.Module, images: Split | None, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Put a subnet into evaluation mode, calibrated on ``images`` where its norm needs that."""
+    if needs_calibration(module):
+        if images is None or not len(images):
+            raise ValueError("static batch norm needs training images for its calibration")
+        first = Split(images.images[:_CALIBRATION_IMAGES], images.labels[:_CALIBRATION_IMAGES])
+        device = next(module.parameters()).device
+        calibrate(module, (batch for batch, _ in batches(first, mean, std, device)))
+    module.eval()
 
 
 def batches(
@@ -89,17 +140,10 @@ def score(
     if not examples:
         raise ValueError("a split without images cannot be scored")
     device = next(module.parameters()).device
-    if needs_calibration(module):
-        if calibration is None or not len(calibration):
-            raise ValueError("static batch norm needs training images for its calibration")
-        images = Split(
-            calibration.images[:_CALIBRATION_IMAGES], calibration.labels[:_CALIBRATION_IMAGES]
-        )
-        calibrate(module, (batch for batch, _ in batches(images, mean, std, device)))
-    module.eval()
+    prepare(module, calibration, mean, std)
     correct, loss = 0, 0.0
     for images_batch, labels in batches(split, mean, std, device):
         logits = module(images_batch)
         correct += int((logits.argmax(dim=1) == labels).sum())
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Score(correct / examples, loss / examples, examples)
+    return Score.of(correct, loss / examples, examples)

@@ -216,6 +216,10 @@ BAD_ARRAYS = [
     (changed(x_train=np.zeros((200, 3, 6, 6), np.uint8)), "at most 4 channels"),
     (changed(x_train=np.zeros((200, 6, 5), np.uint8)), "6 x 5 pixels; they must be square"),
     (changed(x_train=np.zeros((0, 6, 6), np.uint8)), "at least one image is needed"),
+    (
+        changed(x_val=np.zeros((0, 6, 6), np.uint8), y_val=np.zeros(0, np.int64)),
+        "x_val has shape .*at least one image is needed",
+    ),
     (changed(y_train=np.zeros(199, np.int64)), "x_train has 200 rows and y_train 199"),
     (changed(y_train=np.zeros((200, 1), np.int64)), r"y_train is int64 of shape \(200, 1\)"),
     (changed(y_train=np.zeros(200)), "y_train is float64"),
