@@ -62,4 +62,10 @@ def train(message: Message, context: Context) -> Message:
     return client_room.train(message, context)
 
 
+@client_app.evaluate()  # type: ignore[untyped-decorator, unused-ignore]
+def evaluate(message: Message, context: Context) -> Message:
+    """Score subnets of the one that came with the message."""
+    return client_room.evaluate(message, context)
+
+
 __all__ = ["client_app", "server_app", "take_own_rooms"]

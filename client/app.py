@@ -1,11 +1,13 @@
 """The Flower ClientApp: messages in, :class:`SubnetClient` calls, messages out.
 
-Two handlers. ``query``: who is this node (name, budget, examples). ``train``: one subnet's weights
-come in as one flat array and go back trained, with what was measured on the way.
+``query``: who is this node (name, budget, examples). ``train``: one subnet's weights come in as one
+flat array and go back trained, with what was measured on the way. ``evaluate``: subnets inside the
+one that came in are scored on the node's validation images.
 """
 
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -43,24 +45,39 @@ def query(message: Message, context: Context) -> Message:
 @app.train()  # type: ignore[untyped-decorator, unused-ignore]
 def train(message: Message, context: Context) -> Message:
     """Train the subnet that came with the message."""
+    client, parameters, order = _client(message, context)
+    parameters, examples, metrics = client.fit(parameters, order)
+    reply = _records({"num-examples": examples, **metrics})
+    reply[ARRAYS] = ArrayRecord({SUBNET: Array(parameters[0])})
+    return Message(reply, reply_to=message)
+
+
+@app.evaluate()  # type: ignore[untyped-decorator, unused-ignore]
+def evaluate(message: Message, context: Context) -> Message:
+    """Score subnets of the one that came with the message."""
+    client, parameters, order = _client(message, context)
+    loss, examples, metrics = client.evaluate(parameters, order)
+    return Message(_records({"num-examples": examples, "loss": loss, **metrics}), reply_to=message)
+
+
+def _client(
+    message: Message, context: Context
+) -> tuple[SubnetClient, list[np.ndarray], dict[str, Scalar]]:
+    """Return the client of this node, the flat array that it was sent, and its order."""
     order = _order(message)
     settings = parse(DataSettings, order, ignore_unknown=True)
     data = node_data(context.node_config, settings, int(order["seed"]))
     client = SubnetClient(
         node_name(context.node_config), data, Augment.parse(settings.augment, data)
     )
-    parameters = [message.content.array_records[ARRAYS][SUBNET].numpy()]
-    parameters, examples, metrics = client.fit(parameters, order)
-    numbers = {key: m for key, m in metrics.items() if isinstance(m, int | float)}
-    texts: dict[str, Any] = {key: m for key, m in metrics.items() if isinstance(m, str)}
-    reply = RecordDict(
-        {
-            ARRAYS: ArrayRecord({SUBNET: Array(parameters[0])}),
-            METRICS: MetricRecord({"num-examples": examples, **numbers}),
-            CONFIG: ConfigRecord(texts),
-        }
-    )
-    return Message(reply, reply_to=message)
+    return client, [message.content.array_records[ARRAYS][SUBNET].numpy()], order
+
+
+def _records(metrics: dict[str, Any]) -> RecordDict:
+    """Divide metrics into numbers and texts."""
+    numbers: dict[str, Any] = {k: m for k, m in metrics.items() if isinstance(m, int | float)}
+    texts: dict[str, Any] = {k: m for k, m in metrics.items() if isinstance(m, str)}
+    return RecordDict({METRICS: MetricRecord(numbers), CONFIG: ConfigRecord(texts)})
 
 
 def _order(message: Message) -> dict[str, Scalar]:

@@ -12,7 +12,7 @@ from client.training import train
 from data import Augment, Dataset
 from nas.accuracy import check_fit, score
 from nas.ladder import nested
-from supernet import SearchSpace, extract
+from supernet import Architecture, SearchSpace, extract
 from supernet.config import Scalar, parse
 from supernet.wire import (
     PROTOCOL,
@@ -68,14 +68,7 @@ class SubnetClient(NumPyClient):
             For an order of another protocol, or data that do not fit the space.
         """
         started = time.perf_counter()
-        order = parse(TrainOrder, config, ignore_unknown=True)
-        if order.protocol != PROTOCOL:
-            raise ValueError(f"protocol {order.protocol}: this client speaks {PROTOCOL}")
-        _bound_threads(order.torch_threads)
-        space = order.space.load()
-        check_fit(space, self.data)
-        arch = space.parse(order.architecture)
-        received = unpack(parameters[0], space.shapes(arch), order.wire_dtype)
+        order, space, arch, received = self._read(parameters, config)
         metrics = self._evaluate(space, arch, received, order)
 
         # Not views into the message: the allocator's alignment makes arithmetic repeatable.
@@ -103,10 +96,46 @@ class SubnetClient(NumPyClient):
         }
         return [pack(state, order.wire_dtype)], len(self.data.train), metrics
 
+    def evaluate(
+        self, parameters: list[np.ndarray], config: dict[str, Any]
+    ) -> tuple[float, int, dict[str, Any]]:
+        """Score the subnets of ``config["evaluate"]`` on the node's validation images.
+
+        Parameters
+        ----------
+        parameters, config
+            As for :meth:`fit`; nothing is trained.
+
+        Returns
+        -------
+        tuple
+            The mean loss over the subnets, the number of validation images, and metrics:
+            ``evaluation`` and ``evaluation-examples`` as :meth:`fit` gives them, ``architecture``.
+        """
+        order, space, arch, received = self._read(parameters, config)
+        metrics = self._evaluate(space, arch, received, order)
+        rows = json.loads(str(metrics.get("evaluation", "[]")))
+        loss = sum(row[2] for row in rows) / len(rows) if rows else 0.0
+        metrics["architecture"] = arch.to_json()
+        return loss, len(self.data.validation), metrics
+
+    def _read(
+        self, parameters: list[np.ndarray], config: dict[str, Any]
+    ) -> tuple[TrainOrder, SearchSpace, Architecture, dict[str, torch.Tensor]]:
+        """Return the order, its space and architecture, and the weights as views."""
+        order = parse(TrainOrder, config, ignore_unknown=True)
+        if order.protocol != PROTOCOL:
+            raise ValueError(f"protocol {order.protocol}: this client speaks {PROTOCOL}")
+        _bound_threads(order.torch_threads)
+        space = order.space.load()
+        check_fit(space, self.data)
+        arch = space.parse(order.architecture)
+        return order, space, arch, unpack(parameters[0], space.shapes(arch), order.wire_dtype)
+
     def _evaluate(
         self,
         space: SearchSpace,
-        arch: Any,
+        arch: Architecture,
         received: dict[str, torch.Tensor],
         order: TrainOrder,
     ) -> dict[str, Scalar]:

@@ -15,6 +15,7 @@ from server.finale import print_finale, summarise
 from server.progress import Progress
 from server.roster import RosterError
 from server.run_folder import Checkpoint, RunFolder, RunFolderError
+from server.scoring import score_by_nodes
 from server.settings import Settings, check_settings
 from server.strategy import SupernetStrategy, TrainingStalled
 from supernet import SearchSpace, State
@@ -31,7 +32,10 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run as ``flwr run`` asks; a wrong setting ends the run with one sentence."""
     try:
-        run_training(prepare(context.run_config), grid, Progress())
+        if context.run_config.get("score-run"):
+            score_by_nodes(context.run_config, grid, Progress())
+        else:
+            run_training(prepare(context.run_config), grid, Progress())
     except USER_ERRORS as error:
         print(f"error: {error}", flush=True)
         raise SystemExit(1) from error
@@ -62,6 +66,11 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
         One sentence that names the setting, file or field, its value and what is allowed.
     """
     settings = check_settings(values)
+    if settings.score_run:
+        raise SettingsError(
+            f"score-run = {settings.score_run!r}: scoring is no training; use "
+            "superfednas.score_nodes, `superfednas score` or `flwr run`"
+        )
     run = None
     if settings.resume:
         run = RunFolder.open(settings.resume)

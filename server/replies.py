@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
+from nas.accuracy import Score
 from supernet import Architecture, Shape
 from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
 
@@ -50,6 +51,14 @@ class Reply:
     source_root: str
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A node's scores: (position in the order, score) pairs, all on the same images."""
+
+    scores: tuple[tuple[int, Score], ...]
+    examples: int
+
+
 def check_reply(message: Message, expected: Expected) -> Reply:
     """Check names, round, architecture, shape, dtype and finiteness of a reply.
 
@@ -58,11 +67,7 @@ def check_reply(message: Message, expected: Expected) -> Reply:
     BadReply
         With the reason, in the order above.
     """
-    if message.has_error():
-        reason = f"error {message.error.code}: {message.error.reason or 'no reason given'}"
-        if message.error.code == _LOAD_FAILED:
-            reason += _LOAD_HINT
-        raise BadReply(reason)
+    _check_error(message)
     arrays, metrics, config = (
         _record(message, key, kind)
         for key, kind in ((ARRAYS, ArrayRecord), (METRICS, MetricRecord), (CONFIG, ConfigRecord))
@@ -87,7 +92,6 @@ def check_reply(message: Message, expected: Expected) -> Reply:
     for key, value in values.items():
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise BadReply(f"metric {key} = {value}: must be a finite number of at least 0")
-    scored = metrics.get("evaluation-examples", 0)
     return Reply(
         flat=flat,
         examples=int(values["num-examples"]),
@@ -95,10 +99,56 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         seconds=float(values["seconds"]),
         images=int(values["images"]),
         evaluation=_evaluation(str(config.get("evaluation", "[]")), expected.evaluated),
-        evaluation_examples=scored if isinstance(scored, int) and scored > 0 else 0,
+        evaluation_examples=_examples(metrics),
         source=str(config.get("source", "")),
         source_root=str(config.get("source-root", "")),
     )
+
+
+def check_scores(message: Message, outer: Architecture, ordered: int) -> Scored:
+    """Read the scores of ``ordered`` subnets inside ``outer``.
+
+    Raises
+    ------
+    BadReply
+        For an error, another architecture, a number of images that is none, or where a node that
+        has images does not give each subnet one score.
+    """
+    _check_error(message)
+    metrics, config = (
+        _record(message, key, kind)
+        for key, kind in ((METRICS, MetricRecord), (CONFIG, ConfigRecord))
+    )
+    if config.get("architecture") != outer.to_json():
+        raise BadReply(f"architecture {config.get('architecture')} in place of {outer.to_json()}")
+    examples = metrics.get("evaluation-examples", 0)
+    if not isinstance(examples, int) or examples < 0:
+        raise BadReply(
+            f"metric evaluation-examples = {examples!r:.100}: must be a whole number of at least 0"
+        )
+    if not examples:
+        return Scored((), 0)
+    rows = _evaluation(str(config.get("evaluation", "[]")), ordered)
+    scored = {index for index, _, _ in rows}
+    if not len(rows) == len(scored) == ordered:
+        raise BadReply(
+            f"{len(rows)} usable scores of {len(scored)} subnets in place of one for each of "
+            f"{ordered} (accuracy from 0 to 1, finite loss)"
+        )
+    return Scored(tuple((i, Score(a, loss, examples)) for i, a, loss in rows), examples)
+
+
+def _check_error(message: Message) -> None:
+    if message.has_error():
+        reason = f"error {message.error.code}: {message.error.reason or 'no reason given'}"
+        if message.error.code == _LOAD_FAILED:
+            reason += _LOAD_HINT
+        raise BadReply(reason)
+
+
+def _examples(metrics: MetricRecord) -> int:
+    scored = metrics.get("evaluation-examples", 0)
+    return scored if isinstance(scored, int) and scored > 0 else 0
 
 
 _LOAD_HINT = (

@@ -41,6 +41,11 @@ class Roster:
         Called with a sentence when a node is left out.
     timeout
         Seconds for the answers to a query.
+
+    Attributes
+    ----------
+    parts
+        Nodes that there are in all, as far as those that hold parts of one data set have said.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class Roster:
         self.timeout = timeout
         self._known: dict[int, Client | None] = {}
         self._refused: dict[str, list[str]] = {}
-        self._parts = 0
+        self.parts = 0
 
     def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
         """Ask new nodes who they are and return the usable ones by name, in the names' order."""
@@ -96,7 +101,7 @@ class Roster:
         """
         deadline = time.monotonic() + seconds
         while len(usable := self.refresh(grid)) < least:
-            if time.monotonic() > deadline or self._complete():
+            if time.monotonic() > deadline or self.complete:
                 reasons = "; ".join(
                     f"{f'node {who[0]}' if len(who) == 1 else f'{len(who)} nodes'}: {reason}"
                     for reason, who in sorted(self._refused.items())
@@ -109,9 +114,10 @@ class Roster:
             time.sleep(0.5)
         return usable
 
-    def _complete(self) -> bool:
-        """Say whether waiting is pointless: nodes that hold parts of one data set know how many."""
-        return 0 < self._parts <= len(self._known)
+    @property
+    def complete(self) -> bool:
+        """Whether waiting is pointless: nodes that hold parts of one data set know how many."""
+        return 0 < self.parts <= len(self._known)
 
     def _ask(self, grid: Grid, nodes: Sequence[int]) -> None:
         if not nodes:
@@ -147,7 +153,7 @@ class Roster:
         if wrong:
             self._refuse(str(node), f"it did not say who it is (no {wrong[0]})")
             return None
-        self._parts = max(self._parts, answer.get("num-partitions", 0))
+        self.parts = max(self.parts, answer.get("num-partitions", 0))
         if answer.get("problem"):
             self._refuse(repr(answer["name"]), str(answer["problem"]))
             return None

@@ -90,6 +90,12 @@ class Settings:
     run_dir: str = setting("", "run folder; empty is ~/.superfednas/runs/<time>-<space>")
     resume: str = setting("", "run folder to go on with; its own settings then count")
     from_run: str = setting("", "run folder whose weights to start from")
+    score_run: str = setting(
+        "",
+        "run folder whose subnets the nodes score on their own validation images, in place of "
+        "training; its own settings then count",
+    )
+    score_subnets: int = setting(40, "subnets that the nodes score", low=8)
     checkpoint_every: int = setting(1, "rounds between checkpoints", low=1)
     keep_checkpoints: int = setting(3, "checkpoints kept", low=1)
 
@@ -155,12 +161,10 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
     settings = parse(Settings, values)
     _policy_class(settings.assignment)
     _ = settings.device_shares
-    exclusive = [key for key in ("resume", "from-run") if values.get(key)]
+    exclusive = [key for key in ("resume", "from-run", "score-run") if values.get(key)]
     if len(exclusive) > 1:
-        raise SettingsError(
-            f"resume = {settings.resume!r} and from-run = {settings.from_run!r}: only one of them "
-            "can be given"
-        )
+        given = " and ".join(f"{key} = {values[key]!r}" for key in exclusive)
+        raise SettingsError(f"{given}: only one of them can be given")
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")
     return settings

@@ -334,6 +334,45 @@ def test_no_validation_images_no_rows() -> None:
     assert not {"evaluation", "evaluation-examples"} & set(metrics)
 
 
+def test_scoring_alone_says_what_training_says_beside_its_weights() -> None:
+    of = space()
+    middle = of.parse('{"depth":[0,1,0,1],"expand":[[0.67],[0.67,1],[1],[0.67,0.33]]}')
+    wanted = [of.largest, of.smallest, middle]
+    config = order(middle, evaluate=encode_list([arch.to_json() for arch in wanted]))
+    weights = sent(of, middle)
+    kept = weights.copy()
+    _, _, beside = client().fit([weights], config)
+    loss, examples, metrics = client().evaluate([weights], config)
+    keys = ("architecture", "evaluation", "evaluation-examples")
+    assert metrics == {key: beside[key] for key in keys}
+    rows = json.loads(metrics["evaluation"])
+    assert loss == pytest.approx((rows[0][2] + rows[1][2]) / 2) and examples == 6
+    assert weights.tobytes() == kept.tobytes()
+
+
+def test_scoring_at_half_precision_on_the_wire() -> None:
+    of, data = space(), small_dataset()
+    config = order(of.smallest, wire_dtype="bfloat16", evaluate=encode_list(["smallest"]))
+    _, _, metrics = client(data=data).evaluate([sent(of, of.smallest, "bfloat16")], config)
+    module = of.build(of.smallest)
+    module.load_state_dict(
+        unpack(sent(of, of.smallest, "bfloat16"), of.shapes(of.smallest), "bfloat16")
+    )
+    expected = score(module, data.validation, data.mean, data.std)
+    assert json.loads(metrics["evaluation"]) == [[0, expected.accuracy, expected.loss]]
+
+
+def test_nothing_to_score_or_to_score_on() -> None:
+    of = space()
+    weights, config = [sent(of, of.smallest)], order(of.smallest, evaluate='["smallest"]')
+    empty = client(data=small_dataset(validation=0)).evaluate(weights, config)
+    assert empty == (0.0, 0, {"architecture": of.smallest.to_json()})
+    nothing = client().evaluate(weights, order(of.smallest))
+    assert nothing == (0.0, 6, {"architecture": of.smallest.to_json()})
+    larger = client().evaluate(weights, order(of.smallest, evaluate='["largest"]'))
+    assert larger[0] == 0.0 and json.loads(larger[2]["evaluation"]) == []
+
+
 # Refusals
 
 
@@ -341,8 +380,9 @@ def test_no_validation_images_no_rows() -> None:
 def test_another_protocol(protocol: int) -> None:
     of = space()
     config = order(of.smallest, protocol=protocol)
-    with pytest.raises(ValueError, match=f"protocol {protocol}: this client speaks {PROTOCOL}"):
-        client().fit([sent(of, of.smallest)], config)
+    for call in (client().fit, client().evaluate):
+        with pytest.raises(ValueError, match=f"protocol {protocol}: this client speaks {PROTOCOL}"):
+            call([sent(of, of.smallest)], config)
 
 
 @pytest.mark.parametrize(
@@ -358,8 +398,9 @@ def test_data_that_do_not_fit_the_space(options: dict[str, Any], sentence: str) 
         check_fit(space(**options), small_dataset())
     of = space(**options)
     config = order(of.smallest) | {key.replace("_", "-"): v for key, v in options.items()}
-    with pytest.raises(ValueError, match=sentence):
-        client().fit([sent(of, of.smallest)], config)
+    for call in (client().fit, client().evaluate):
+        with pytest.raises(ValueError, match=sentence):
+            call([sent(of, of.smallest)], config)
 
 
 def test_data_that_fit_the_space() -> None:

@@ -12,7 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.replies import BadReply, Expected, FoldQueue, check_reply, finite
+from nas.accuracy import Score
+from server.replies import BadReply, Expected, FoldQueue, check_reply, check_scores, finite
 from supernet import Architecture
 from supernet.wire import WIRE_DTYPES, numpy_dtype
 
@@ -279,6 +280,99 @@ def test_a_bad_number_of_evaluation_examples_counts_as_none(count: Any) -> None:
         check_reply(reply(metrics={"evaluation-examples": count}), EXPECTED).evaluation_examples
         == 0
     )
+
+
+# Scores without weights
+
+
+def scores(
+    rows: Any = ((2, 1.0, 0.25), (0, 0.5, 1.5), (1, 0.0, 0.5)),
+    examples: Any = 8,
+    text: str | None = None,
+    **changes: Any,
+) -> Message:
+    """Give a right reply to an order of three subnets, with some parts changed."""
+    told = json.dumps(rows) if text is None else text
+    return reply(
+        metrics={} if examples is None else {"evaluation-examples": examples},
+        texts={"evaluation": told, **changes},
+        drop=("arrays", "round", "loss", "seconds", "images", "num-examples"),
+    )
+
+
+def not_counted(message: Message, ordered: int = 3) -> str:
+    with pytest.raises(BadReply) as caught:
+        check_scores(message, Named(1), ordered)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_right_scores_pass_in_any_order() -> None:
+    found = check_scores(scores(), Named(1), 3)
+    assert found.examples == 8
+    assert dict(found.scores) == {
+        0: Score.of(4, 1.5, 8),
+        1: Score.of(0, 0.5, 8),
+        2: Score.of(8, 0.25, 8),
+    }
+
+
+@pytest.mark.parametrize("examples", [0, None])
+def test_a_node_without_images_has_no_scores(examples: int | None) -> None:
+    found = check_scores(scores((), examples), Named(1), 3)
+    assert (found.scores, found.examples) == ((), 0)
+
+
+@pytest.mark.parametrize("examples", [-3, 2.5, [8], [8.0]])
+def test_a_number_of_images_that_is_none_is_refused(examples: Any) -> None:
+    assert f"evaluation-examples = {examples}: must be" in not_counted(scores(examples=examples))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[0, 0.5, 1], [1, 0.5, 1]], "2 usable scores of 2 subnets"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [1, 0.5, 1]], "3 usable scores of 2 subnets"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, 0.5, 1], [2, 0.6, 1]], "4 usable scores of 3 subnets"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [3, 0.5, 1]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [-1, 0.5, 1]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, 1.5, 1]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, -0.5, 1]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, float("nan"), 1]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, 0.5, float("inf")]], "2 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, 0.5]], "0 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], None], "0 usable"),
+        ([[0, 0.5, 1], [1, 0.5, 1], [2, "much", 1]], "0 usable"),
+        ([], "0 usable"),
+        ({"a": 1}, "0 usable"),
+        (7, "0 usable"),
+    ],
+    ids=str,
+)
+def test_scores_that_are_not_one_for_each_subnet_are_refused(rows: Any, said: str) -> None:
+    refusal = not_counted(scores(rows))
+    assert said in refusal and "one for each of 3" in refusal
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[" * 100_000], ids=lambda text: text[:9] or "-")
+def test_scores_that_cannot_be_read_are_refused(text: str) -> None:
+    assert "0 usable" in not_counted(scores(text=text))
+
+
+def test_scores_on_another_subnet_s_weights_are_refused() -> None:
+    said = not_counted(scores(architecture=Named(2).to_json()))
+    assert Named(2).to_json() in said and Named(1).to_json() in said
+
+
+def test_a_failed_scoring_is_refused_with_its_code_and_reason() -> None:
+    said = not_counted(Message(Error(2, "disk full"), reply_to=ORDER))
+    assert "error 2" in said and "disk full" in said
+    assert "could not load" in not_counted(Message(Error(1, "ImportError"), reply_to=ORDER))
+
+
+@pytest.mark.parametrize("missing", ["metrics", "config"])
+def test_scores_without_a_record_are_refused(missing: str) -> None:
+    assert f"'{missing}'" in not_counted(reply(drop=(missing,)))
 
 
 # The queue
