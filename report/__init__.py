@@ -1,10 +1,14 @@
-"""The report of a run: two plots, and one page that holds everything and needs nothing else."""
+"""The report of a run: plots, and one page that holds everything and needs nothing else."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.run_folder import RunFolder, write_whole
 
-__all__ = ["write_report"]
+if TYPE_CHECKING:
+    from nas.plan import Plan
+
+__all__ = ["draw_plan", "write_report"]
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
@@ -13,7 +17,8 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     Parameters
     ----------
     run
-        The run folder; it is only read, apart from ``report/`` within it.
+        The run folder; it is only read, apart from ``report/`` within it. Its plans
+        (``plans/plan-*.json``) are told in the page; one that is damaged is named there.
     out
         Folder to write into; None is ``report/`` in the run folder.
 
@@ -32,12 +37,18 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     from report.canvas import DARK, LIGHT
     from report.page import page
     from report.plots import macs_plot, rounds_plot
+    from report.search_page import searches_section
     from report.tables import Story
 
     story = Story.of(run)
     rounds = {theme: rounds_plot(story, theme) for theme in (LIGHT, DARK)}
     macs = {theme: macs_plot(story, theme) for theme in (LIGHT, DARK)}
-    html = page(story, (rounds[LIGHT], rounds[DARK]), (macs[LIGHT], macs[DARK]))
+    html = page(
+        story,
+        (rounds[LIGHT], rounds[DARK]),
+        (macs[LIGHT], macs[DARK]),
+        searches_section(run.path / "plans"),
+    )
 
     folder = run.path / "report" if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,3 +60,39 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     for path, content in files.values():
         write_whole(path, content)
     return {key: path for key, (path, _) in files.items()}
+
+
+def draw_plan(plan: "Plan", folder: Path, stem: str) -> list[Path]:
+    """Draw what a search found: scores against the cost, and the chosen subnet's architecture.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    folder
+        Where the files go; made where it is not there.
+    stem
+        What their names begin with.
+
+    Returns
+    -------
+    list of Path
+        ``STEM-scores.png`` and ``STEM-architecture.png``.
+
+    Raises
+    ------
+    ValueError
+        Where the plan's space cannot be loaded, or its architecture is none of that space.
+    """
+    from report.canvas import LIGHT, png
+    from report.network_plot import network_plot
+    from report.search_plots import score_plot
+
+    files = {
+        folder / f"{stem}-scores.png": png(score_plot(plan, LIGHT)),
+        folder / f"{stem}-architecture.png": png(network_plot(plan, LIGHT)),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        write_whole(path, content)
+    return list(files)

@@ -60,14 +60,16 @@ def plain(axes: "Axes", theme: Theme) -> None:
 
 
 def head(axes: "Axes", title: str, under: str, theme: Theme) -> None:
-    """Write a title and a smaller line under it."""
+    """Write a title and smaller lines under it."""
     # Names of spaces and data sets are paths at times: no dollar sign of theirs is mathematics.
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=12, pad=26, parse_math=False)
+    pad = 26 + 13 * under.count("\n")
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=12, pad=pad, parse_math=False)
     axes.annotate(
         under,
         (0, 1),
         xycoords="axes fraction",
-        xytext=(0, 11),
+        xytext=(0, 9),
+        va="bottom",
         textcoords="offset points",
         color=theme.muted,
         fontsize=9,
@@ -75,7 +77,9 @@ def head(axes: "Axes", title: str, under: str, theme: Theme) -> None:
     )
 
 
-def accuracy_axis(axes: "Axes", values: Sequence[float], room: float) -> None:
+def accuracy_axis(
+    axes: "Axes", values: Sequence[float], room: float, least_span: float = 0.1
+) -> None:
     """Show at least ten points of accuracy, so that noise does not look like a difference.
 
     Parameters
@@ -86,13 +90,15 @@ def accuracy_axis(axes: "Axes", values: Sequence[float], room: float) -> None:
         Accuracies from 0 to 1.
     room
         Space above and below them, as a share of what they span.
+    least_span
+        Less than ten points where error bars tell the noise.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     least, most = min(values), max(values)
-    if most - least < 0.1:
-        least = min(max((least + most) / 2 - 0.05, 0), 0.9)
-        most = least + 0.1
+    if most - least < least_span:
+        least = min(max((least + most - least_span) / 2, 0), 1 - least_span)
+        most = least + least_span
     extra = room * (most - least)
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(least - extra, most + extra)
     axes.set_yticks([tick for tick in ticks if -1e-9 <= tick <= 1 + 1e-9])

@@ -1,9 +1,8 @@
 """The page: one HTML file without scripts and without anything from elsewhere."""
 
-import base64
 from collections.abc import Sequence
-from html import escape
 
+from report.markup import definitions, image, table, text_of
 from report.tables import (
     Story,
     client_lines,
@@ -29,6 +28,7 @@ body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 60rem; backgroun
   color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
+h3 { margin: 2rem 0 .75rem; font-size: 1rem; }
 p { margin: .5rem 0; overflow-wrap: anywhere; }
 .status { color: var(--muted); }
 .status.open { border-left: .25rem solid var(--mark); padding-left: .75rem; color: var(--ink); }
@@ -60,7 +60,12 @@ details dl { margin-top: .75rem; font: .85rem/1.45 ui-monospace, monospace; }
 """
 
 
-def page(story: Story, rounds: tuple[bytes, bytes], macs: tuple[bytes, bytes]) -> bytes:
+def page(
+    story: Story,
+    rounds: tuple[bytes, bytes],
+    macs: tuple[bytes, bytes],
+    searches: Sequence[str] = (),
+) -> bytes:
     """Return the page.
 
     Parameters
@@ -69,23 +74,26 @@ def page(story: Story, rounds: tuple[bytes, bytes], macs: tuple[bytes, bytes]) -
         The run.
     rounds, macs
         The plots as PNG, each for light and for dark paper.
+    searches
+        The section on searches, in HTML.
     """
     title = f"{story.title} – run report"
     body = [
-        f"<h1>{_text(story.title)}</h1>",
-        f'<p class="status{"" if story.finished else " open"}">{_text(status(story))}</p>',
+        f"<h1>{text_of(story.title)}</h1>",
+        f'<p class="status{"" if story.finished else " open"}">{text_of(status(story))}</p>',
         *_result(story),
         "<h2>Accuracy over rounds</h2>",
-        _image(rounds, "Accuracy of each subnet of the ladder over rounds, and β below"),
+        image(rounds, "Accuracy of each subnet of the ladder over rounds, and β below"),
         "<h2>Accuracy against MACs</h2>",
-        _image(macs, "Accuracy of the ladder against multiply-accumulates"),
+        image(macs, "Accuracy of the ladder against multiply-accumulates"),
         *_coverage(story),
+        *searches,
         "<h2>The run</h2>",
-        _facts(facts(story)),
+        definitions(facts(story)),
         *_clients(story),
         *_refusals(story),
         "<details><summary>All settings</summary>",
-        _facts([(key, str(value)) for key, value in flatten(story.settings).items()]),
+        definitions([(key, str(value)) for key, value in flatten(story.settings).items()]),
         "</details>",
     ]
     html = "\n".join(
@@ -94,7 +102,7 @@ def page(story: Story, rounds: tuple[bytes, bytes], macs: tuple[bytes, bytes]) -
             '<html lang="en">',
             '<head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(title)}</title>",
+            f"<title>{text_of(title)}</title>",
             f"<style>{_STYLE}</style></head>",
             "<body><main>",
             *body,
@@ -107,12 +115,12 @@ def page(story: Story, rounds: tuple[bytes, bytes], macs: tuple[bytes, bytes]) -
 
 def _result(story: Story) -> list[str]:
     said = [] if story.summary is None else sentences(story.summary)
-    parts = [f"<p>{_text(sentence)}</p>" for sentence in said]
+    parts = [f"<p>{text_of(sentence)}</p>" for sentence in said]
     if story.last is None:
         return [*parts, "<p>The ladder has not been evaluated yet.</p>"]
     headings = ["subnet", "MMACs", "parameters", "accuracy", "loss", "images"]
     caption = ladder_caption(story.last).capitalize()
-    return ["<h2>Result</h2>", _table(headings, ladder_lines(story.last), caption), *parts]
+    return ["<h2>Result</h2>", table(headings, ladder_lines(story.last), caption), *parts]
 
 
 def _coverage(story: Story) -> list[str]:
@@ -139,7 +147,7 @@ def _clients(story: Story) -> list[str]:
         "Own accuracy: of the subnet that the client was assigned, on its own validation images, "
         "when it was last asked"
     )
-    return ["<h2>Clients</h2>", _table(headings, client_lines(story.rounds), caption)]
+    return ["<h2>Clients</h2>", table(headings, client_lines(story.rounds), caption)]
 
 
 def _refusals(story: Story) -> list[str]:
@@ -147,37 +155,4 @@ def _refusals(story: Story) -> list[str]:
     if not lines:
         return ["<p>No reply was refused.</p>"] if story.rounds else []
     headings = ["reason", "replies", "clients", "last in round"]
-    return ["<h2>Refused replies</h2>", _table(headings, lines)]
-
-
-def _text(text: str) -> str:
-    return escape(text, quote=True)
-
-
-def _facts(pairs: Sequence[tuple[str, str]]) -> str:
-    inner = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>\n" for key, value in pairs)
-    return f"<dl>\n{inner}</dl>"
-
-
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "") -> str:
-    head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
-    # bdi: a name with a right-to-left mark must not turn the figures beside it around.
-    body = "".join(
-        f"<tr><td><bdi>{_text(first)}</bdi></td>"
-        + "".join(f"<td>{_text(cell)}</td>" for cell in rest)
-        + "</tr>\n"
-        for first, *rest in lines
-    )
-    said = f"<caption>{_text(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="wide"><table>{said}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>"
-    )
-
-
-def _image(plots: tuple[bytes, bytes], alt: str) -> str:
-    light, dark = ("data:image/png;base64," + base64.b64encode(plot).decode() for plot in plots)
-    return (
-        '<figure><picture><source media="screen and (prefers-color-scheme: dark)" '
-        f'srcset="{dark}"><img src="{light}" alt="{_text(alt)}"></picture></figure>'
-    )
+    return ["<h2>Refused replies</h2>", table(headings, lines)]
