@@ -31,6 +31,7 @@ def test_rooms_of_another_app_are_dropped_and_named() -> None:
 def test_the_handlers_that_ray_rebuilds_live_in_the_module_with_a_name_of_its_own() -> None:
     assert superfednas_app.query.__module__ == "superfednas_app"
     assert superfednas_app.train.__module__ == "superfednas_app"
+    assert superfednas_app.evaluate.__module__ == "superfednas_app"
 
 
 def test_one_process_needs_no_ray(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ def folder(tmp_path: Path) -> Path:
 def superfednas(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder of a user's own."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        [sys.executable, "-m", "cli", *arguments],
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,
