@@ -19,9 +19,9 @@ from torch import nn
 from client.app import app as client_app
 from data import Split, partition
 from deploy import this_device
-from deploy.card import Card
+from deploy.card import Card, DeployError
 from deploy.elastic import write_elastic
-from deploy.export import Exported
+from deploy.export import Exported, check_out
 from deploy.export import export as export_module
 from deploy.trained import Trained, split_description
 from nas.accuracy import Score, score
@@ -216,10 +216,6 @@ def search(
     trained = Trained.open(run_dir, dataset)
     request = request or Request()
     request = replace(request, limits={**request.limits, **(limits or {})})
-    if scores and request.score != "regression":
-        raise ValueError(
-            f"scores = {scores!r} are learnt from: score = {request.score!r} does not use them"
-        )
     path = Path(out).expanduser() if out else _next(trained.run)
     if path.exists():
         raise PlanError(f"{str(path)!r} exists already, and nothing is overwritten")
@@ -234,7 +230,8 @@ def search(
         table = this_device.load_table(latency_table, trained.space, batch)
     elif here:
         Costs(trained.space).check({n: m for n, m in request.limits.items() if n != "latency"})
-        progress.note("timing the blocks of the space on this device (kept for the next search)")
+        if not this_device.has_table(trained.space, batch):
+            progress.note("timing the blocks of the space on this device (kept for later searches)")
         table = this_device.table(
             trained.space, batch, progress=lambda d, n: progress.measuring(d, n, "blocks timed")
         )
@@ -423,6 +420,7 @@ def export(
         Where the format's packages are not installed, the file exists, or it answers otherwise
         than PyTorch does.
     """
+    check_out(format, Path(out), overwrite)  # before anything is loaded
     trained = Trained.open(run_dir, dataset)
     architecture = trained.space.parse(arch)
     images = trained.data.validation.images[:_CHECK_IMAGES]
@@ -442,16 +440,19 @@ def export_elastic(
 ) -> Path:
     """Write the whole supernet as one file whose subnets are switched between on the device.
 
-    Its menu is the plan's front and chosen subnet, without a plan the run's ladder.
+    Its menu is the plan's ladder, front and chosen subnet; without a plan the ladder.
     :class:`deploy.elastic.ElasticModel` loads it. Parameters are those of :func:`export`.
     """
+    if Path(out).suffix != ".safetensors":
+        raise DeployError(f"{out}: an elastic file ends with .safetensors")
     trained = Trained.open(run_dir, dataset)
     space = trained.space
     if plan is not None and plan.weights != trained.weights:
         raise PlanError(f"the plan is of other weights than those of {str(trained.run.path)!r}")
-    listed: dict[str, float | None] = {arch.to_json(): None for arch in ladder(space).values()}
+    rungs = ladder(space, int(trained.run.settings["ladder"]))
+    listed: dict[str, float | None] = {arch.to_json(): None for arch in rungs.values()}
     if plan is not None:
-        listed = {entry.text: entry.score for entry in (*plan.front, plan.chosen)}
+        listed = {e.text: e.score for e in (*plan.ladder, *plan.front, plan.chosen)}
     menu = []
     for text, found in listed.items():
         arch = space.parse(text)

@@ -26,6 +26,8 @@ from cli.common import (
 if TYPE_CHECKING:
     from nas.latency import LatencyTable
 
+_BUSY = 0.1
+
 
 @app.command()
 def latency(
@@ -43,6 +45,9 @@ def latency(
     holdout: Annotated[int, typer.Option(min=1, help="Further networks to test on.")] = 10,
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
     device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
+    clock: Annotated[
+        str, typer.Option(help="wall, or cpu: processor time of one thread, for a busy machine.")
+    ] = "wall",
     name: Annotated[str, typer.Option(help="What to call the device in the table.")] = "",
     seed: Annotated[int, typer.Option(help="Of the networks to test on.")] = 0,
     out: Annotated[
@@ -87,6 +92,7 @@ def latency(
             seconds=seconds,
             seed=seed,
             device=device,
+            clock=clock,
             name=name,
             progress=lambda done, todo: display.measuring(done, todo, "blocks and networks timed"),
         )
@@ -108,6 +114,9 @@ def latency(
         )
         return
     console.print(_errors(table))
+    console.print("unseen: absolute error of the prediction on networks outside the fit")
+    if any(part.errors.median > _BUSY for part in table.batches.values()):
+        console.print("the machine was busy: measure again when it is idle, or with --clock cpu")
     console.print(f"table: {path}", markup=False, soft_wrap=True)
 
 
@@ -115,16 +124,16 @@ def _errors(table: "LatencyTable") -> Table:
     """Return what was measured and how far predictions are off."""
     device = table.device
     shown = Table(
-        title=f"{device['processor']} ({device['device']}), {table.threads} threads, torch "
+        title=f"{device['processor']} ({device['device']}), threads: {table.threads}, torch "
         f"{device['torch']}, {table.seconds:.0f} s",
         title_justify="left",
     )
     for heading in (
         "batch",
         "blocks",
-        "networks, ms",
-        "median spread",
-        "error on unseen networks: median",
+        "ms",
+        "spread",
+        "unseen: median",
         "90%",
         "most",
     ):
@@ -144,6 +153,13 @@ def _errors(table: "LatencyTable") -> Table:
             f"{error.max:.1%}",
         )
     return shown
+
+
+def _menu(file: Path) -> str:
+    from deploy.elastic import ElasticModel
+
+    macs = sorted(int(entry["macs"]) for entry in ElasticModel.load(file).card.menu)
+    return f"{len(macs)} subnets, {macs[0] / 1e6:.3g} to {macs[-1] / 1e6:.3g} MMACs"
 
 
 @app.command()
@@ -186,6 +202,9 @@ def export(
         run, arch = Path(opened.run), opened.chosen.text
     elif plan != LATEST:
         raise ValueError("--arch and --plan: only one of them can be given")
+    if format_ not in (*FORMATS, "elastic"):
+        known = ", ".join([*FORMATS, "elastic"])
+        raise ValueError(f"format = {format_!r}: must be one of {known}")
     if format_ == "elastic":
         file = superfednas.export_elastic(
             run, out or "supernet.safetensors", plan=opened, overwrite=overwrite, dataset=dataset
@@ -194,6 +213,7 @@ def export(
             show({"file": str(file), "format": "elastic", "bytes": file.stat().st_size})
         else:
             print(f"{file}: {file.stat().st_size:,} bytes, the whole supernet")
+            print(f"menu: {_menu(file)}")
         return
     suffix = FORMATS.get(format_, "")
     written = superfednas.export(
@@ -275,6 +295,10 @@ def classify(
     else:
         from deploy.elastic import ElasticModel
 
+        if model.suffix != ".safetensors":
+            raise ValueError(
+                f"{model}: --max-macs and --max-params need an elastic file (.safetensors)"
+            )
         loaded = ElasticModel.load(model)
         loaded.use(max_macs=max_macs, max_params=max_params)
     results = runtime.classify_paths(loaded, pictures, batch)

@@ -39,7 +39,7 @@ def search(
     run: RunDir = LATEST,
     max_macs: Annotated[float | None, _limit("Multiply-accumulates of one image.")] = None,
     max_params: Annotated[float | None, _limit("Parameters.")] = None,
-    max_bytes: Annotated[float | None, _limit("Bytes of the weights (4 a parameter).")] = None,
+    max_bytes: Annotated[float | None, _limit("Bytes of the file (ONNX or safetensors).")] = None,
     max_memory: Annotated[
         float | None, _limit("Peak bytes of activations, one image, float32.")
     ] = None,
@@ -101,7 +101,10 @@ def search(
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     dataset: OtherData = "",
     out: Annotated[
-        Path | None, typer.Option(help="The plan's file; by default RUN/plans/plan-NNN.json.")
+        Path | None,
+        typer.Option(
+            help="The plan's file; by default RUN/plans/plan-NNN.json (without a run: plan.json)."
+        ),
     ] = None,
     space: Annotated[
         str,
@@ -190,7 +193,7 @@ def _untrained(
 
     path = out or Path("plan.json")
     if path.exists():
-        raise PlanError(f"{str(path)!r} exists already, and nothing is overwritten")
+        raise PlanError(f"{str(path)!r} exists already: name another (--out)")
     loaded = load_space(space, **options)
     latency = None
     if latency_table is not None:
@@ -237,7 +240,7 @@ def _draw(plan: "Plan", path: Path) -> list[Path]:
 def _describe(plan: "Plan", console: Console) -> None:
     """Print what was found, by which score, in what time."""
     said = [_scoring(plan)]
-    proof = "proven optimum of the score" if plan.exact else "evolution: no proof"
+    proof = "its optimum is proven" if plan.exact else "no proof"
     said.append(
         f"searched {plan.looked_at:,} subnets in {plan.seconds['search']:.3f} s ({proof}); scoring "
         f"took {plan.seconds['scoring']:.1f} s"
@@ -286,7 +289,13 @@ def _rows(plan: "Plan", entry: "Entry") -> list[tuple[str, str]]:
         )
     for name, value in entry.costs.items():
         limit = f"  (at most {COSTS[name].say(plan.limits[name])})" if name in plan.limits else ""
-        rows.append((COSTS[name].title, COSTS[name].say(value) + limit))
+        title = COSTS[name].title
+        if name == "latency":
+            title += f" of {plan.latency['batch']}" if "batch" in plan.latency else ""
+        rows.append((title, COSTS[name].say(value) + limit))
+    if "measured_ms" in plan.latency:
+        timed = f"{plan.latency['measured_ms']:.3g} ms (median {plan.latency['median_ms']:.3g} ms)"
+        rows.append(("timed on this device", timed))
     return rows
 
 

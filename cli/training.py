@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.common import Arch, Json, OtherData, RunDir, app, show
+from cli.common import LATEST, Arch, Json, OtherData, RunDir, app, show
 
 _NAMES = {"from-run": ("--from", "--from-run")}
 _ELSEWHERE = ("score-run", "score-subnets")  # the verb `score` has them
@@ -101,8 +101,8 @@ app.command()(_with_settings(train))
 
 @app.command()
 def evaluate(
-    run: RunDir,
     arch: Arch,
+    run: RunDir = LATEST,
     split: Annotated[
         str, typer.Option(help="validation, or test (for final figures, not for choosing).")
     ] = "validation",
@@ -140,7 +140,7 @@ def evaluate(
 
 @app.command()
 def report(
-    run: RunDir,
+    run: RunDir = LATEST,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/report.")] = None,
     json_: Json = False,
 ) -> None:

@@ -97,7 +97,7 @@ def export(
         left behind then.
     """
     out = Path(out)
-    _check(format, out, overwrite)
+    check_out(format, out, overwrite)
     shape = (card.in_channels, card.image_size, card.image_size)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or not len(images):
         raise DeployError(
@@ -122,7 +122,8 @@ def export(
     return Exported(out, format, size, difference, TOLERANCE, len(images), folded)
 
 
-def _check(format: str, out: Path, overwrite: bool) -> None:  # noqa: A002
+def check_out(format: str, out: Path, overwrite: bool) -> None:  # noqa: A002
+    """Refuse an unknown format, one that is not installed, and a wrong or existing file."""
     if format not in FORMATS:
         raise DeployError(f"format = {format!r}: must be one of {', '.join(FORMATS)}")
     if out.suffix != FORMATS[format]:

@@ -11,8 +11,9 @@ import torch
 from nas.latency import LatencyError, LatencyTable, space_options
 from nas.plan import Plan
 from nas.planner import Request, SearchProgress
-from nas.profiling import describe_device, measure, measure_network
+from nas.profiling import measure, measure_network
 from nas.timing import Progress
+from nas.workbench import describe_device
 from supernet import SearchSpace
 
 TABLES = "~/.superfednas/latency"
@@ -27,15 +28,19 @@ def table_file(space: SearchSpace, threads: int = 1) -> Path:
     return Path(TABLES).expanduser() / name
 
 
+def has_table(space: SearchSpace, batch: int, *, threads: int = 1) -> bool:
+    """Say whether this device's table is there for a batch size."""
+    path = table_file(space, threads)
+    return path.exists() and batch in LatencyTable.load(path).batches
+
+
 def table(
     space: SearchSpace, batch: int, *, threads: int = 1, progress: Progress | None = None
 ) -> LatencyTable:
     """Return this device's table, measured now where it is not there for this batch yet."""
     path = table_file(space, threads)
-    if path.exists():
-        found = LatencyTable.load(path)
-        if batch in found.batches:
-            return found
+    if has_table(space, batch, threads=threads):
+        return LatencyTable.load(path)
     found = measure(space, batches=(batch,), threads=threads, progress=progress)
     found.save(path, overwrite=True)
     return found

@@ -11,6 +11,8 @@ from supernet import Architecture, SearchSpace
 from supernet.chain import Chain
 
 BYTES = 4  # of a float32
+FILE = 50_000
+"""What an ONNX or safetensors file holds beside the weights (graph, card), at most, in bytes."""
 _ROUNDING = 1e-9  # share by which one latency, added up in another order, may differ
 
 
@@ -31,7 +33,7 @@ class CostKind:
 COSTS = {
     "macs": CostKind("multiply-accumulates of one image", "MMACs", 1e6),
     "params": CostKind("parameters", "M parameters", 1e6),
-    "bytes": CostKind("bytes of the weights in a file, float32", "MB", 1e6),
+    "bytes": CostKind("bytes of an exported file, float32, at most", "MB", 1e6),
     "memory": CostKind("peak bytes of activations, one image, float32", "kB", 1e3),
     "latency": CostKind("milliseconds a batch", "ms", 1.0),
 }
@@ -101,7 +103,7 @@ class Costs:
         if name == "params":
             return self.space.params(arch)
         if name == "bytes":
-            return BYTES * self.space.params(arch)
+            return FILE + BYTES * self.space.params(arch)
         if name == "memory":
             return BYTES * self.space.activations(arch)
         if name == "latency":
@@ -133,6 +135,8 @@ class Costs:
 
     def base(self, name: str) -> float:
         """Return what every network costs beside the table."""
+        if name == "bytes":
+            return float(FILE)
         return self._latency().overhead(self.batch) if name == "latency" else 0.0
 
     def peaks(self) -> list[np.ndarray]:

@@ -103,7 +103,7 @@ class ScoreBook:
         except ValueError as error:
             raise ScoreBookError(f"{str(path)!r} is damaged: {error}") from None
         if not text.endswith("\n"):  # a torn last line is dropped, and written over
-            text = text[: text.rfind("\n") + 1] or text + "\n"  # the first line is whole
+            text = text[: text.rfind("\n") + 1]
             path.write_text(text)
         for number, line in enumerate(text.splitlines()[1:], start=2):
             try:

@@ -151,6 +151,8 @@ class Plan:
         PlanError
             Where it is none, or of another format version.
         """
+        if not Path(path).exists():
+            raise PlanError(f"plan {str(path)!r}: there is no such file")
         try:
             fields = json.loads(Path(path).read_text())
             version = fields.pop("format")

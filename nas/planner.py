@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from nas.accuracy import Score
 from nas.costs import COSTS, Costs
 from nas.evolution import EvolutionSettings
@@ -138,7 +140,7 @@ def make_plan(
     scoring = time.perf_counter() - started
 
     found = _look(request, scorer, costs)
-    best, score = max(found.networks, key=lambda network: network[1])
+    best, score = source.choose(scorer, max(found.networks, key=lambda network: network[1]))
     entries = {
         "chosen": _entry(costs, best, score, source.known, name="chosen"),
         "front": tuple(_entry(costs, a, s, source.known) for a, s in found.networks)
@@ -219,6 +221,35 @@ class _Scores:
         if self.request.score == "measured":
             return _Noting(self._measured, self.known, self.progress)
         return self._learned(self._measured)
+
+    def choose(
+        self, scorer: Scorer, optimum: tuple[Architecture, float]
+    ) -> tuple[Architecture, float]:
+        """Return what to take: the optimum of the score, or a measured subnet that did better.
+
+        A prediction knows nothing of what is peculiar to one subnet, a measurement has the noise of
+        few images: subnets within the limits are compared by the mean of the two. Where predictions
+        are refined by measuring, the optimum is measured for that.
+        """
+        if not isinstance(scorer, Regression):
+            return optimum
+        if self._measured is not None and self._book is None and self.request.refine:
+            self._measure(self._measured, [optimum[0]], "optimum measured")
+        within = [arch for arch in self.known if self.costs.fits(arch, self.request.limits)]
+        if not within:
+            return optimum
+        predicted = scorer(within)
+        accuracy = np.array([self.known[arch].accuracy for arch in within])
+        means = (predicted + accuracy) / 2
+        taken = int(means.argmax())
+        if optimum[0] not in self.known and optimum[1] >= means[taken]:
+            return optimum
+        if within[taken] != optimum[0]:
+            self.progress.note(
+                "the subnet that is taken is not the optimum of the prediction, but one that "
+                "measured better (compared by the mean of prediction and measurement)"
+            )
+        return within[taken], float(predicted[taken])
 
     def cheaply(self, scorer: Scorer, arch: Architecture) -> float | None:
         """Return a network's score where that needs no measuring."""

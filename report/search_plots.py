@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TITLES = {
     "macs": "multiply-accumulates of one image (millions)",
     "params": "parameters (millions)",
-    "bytes": "weights in a file, float32 (MB)",
+    "bytes": "exported file, float32 (MB)",
     "memory": "peak of activations, one image, float32 (kB)",
     "latency": "latency of a batch (ms)",
 }

@@ -16,12 +16,12 @@ from server.scoring import NODES
 SHORT = {
     "macs": "MACs",
     "params": "parameters",
-    "bytes": "size of weights",
+    "bytes": "size of the file",
     "memory": "memory",
     "latency": "latency",
 }
 _ACCURACIES = {"regression": "predicted", "measured": "measured"}
-_OF = {"bytes": " of weights", "memory": " of activations", "latency": " a batch"}
+_OF = {"bytes": " as a file", "memory": " of activations", "latency": " a batch"}
 # What a file that is JSON but no plan can raise wherever it is read.
 DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 

@@ -26,6 +26,7 @@ from deploy.export import TOLERANCE, Exported, export
 from deploy.folding import fold
 from deploy.runtime import FORMATS, Model, quiet
 from nas.accuracy import subnet_module
+from nas.costs import Costs
 from supernet import Architecture, extract, load_space
 from supernet.norms import StaticBatchNorm2d
 from tests.exports import card_for, contents, digits, digits_space, network, tiles
@@ -198,6 +199,8 @@ def test_a_file_answers_as_the_network_does(
         assert capfd.readouterr() == ("", "") and not recwarn.list
         assert done.path == path and done.format == name and done.images == 4
         assert done.size == path.stat().st_size <= bound(card.params)
+        if name == "onnx":  # what a search under a limit on bytes promises
+            assert done.size <= Costs(of).of("bytes", of.parse(arch))
         assert done.difference <= done.tolerance == TOLERANCE
         assert done.folded == static_norms(module)
         assert (done.folded > 0) == (norm == "batch")

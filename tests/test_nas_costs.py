@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.costs import BYTES, COSTS, Costs, NothingFits
+from nas.costs import BYTES, COSTS, FILE, Costs, NothingFits
 from supernet import SearchSpace
 from tests.searching import Dice, ToySpace, every, mlp_space
 from tests.spaces import CROWDED, NARROW
@@ -50,7 +50,7 @@ def test_costs_of_a_network() -> None:
     assert costs.all(arch) == {
         "macs": of.macs(arch),
         "params": of.params(arch),
-        "bytes": 4 * of.params(arch),
+        "bytes": 50_000 + 4 * of.params(arch),
         "memory": 4 * of.activations(arch),
         "latency": latency.predict(arch, 3),
     }
@@ -123,9 +123,12 @@ def test_tables_add_up_to_a_networks_costs(name: str, data: st.DataObject, batch
     assert of.chain.gather(costs.peaks(), options).max() == costs.of("memory", arch)
 
 
-def test_only_latency_has_a_base() -> None:
+def test_files_and_latency_have_a_base() -> None:
     costs = Costs(space(), Dice(space(), overhead=0.7))
-    assert {name: costs.base(name) for name in COSTS} == dict.fromkeys(COSTS, 0) | {"latency": 0.7}
+    assert {name: costs.base(name) for name in COSTS} == dict.fromkeys(COSTS, 0) | {
+        "latency": 0.7,
+        "bytes": FILE,
+    }
 
 
 def test_limits_as_tables() -> None:
@@ -303,7 +306,7 @@ def test_a_space_without_a_chain_is_checked_by_its_smallest() -> None:
 
 def test_bytes_are_of_float32() -> None:
     of: SearchSpace = space()
-    assert BYTES == 4
-    assert Costs(of).of("bytes", of.largest) == sum(
+    assert (BYTES, FILE) == (4, 50_000)
+    assert Costs(of).of("bytes", of.largest) == FILE + sum(
         4 * int(np.prod(shape)) for shape in of.shapes(of.largest).values()
     )

@@ -717,7 +717,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> Instant:
     return watch
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(networks=st.integers(3, 12), holdout=st.integers(1, 40), seed=st.integers(0, 99))
 @every_family
 def test_networks_held_out_are_never_fitted(

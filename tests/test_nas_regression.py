@@ -109,6 +109,7 @@ def test_a_linear_law_is_learnt(name: str) -> None:
     others = [of.sample(rng) for _ in range(300)]
     expected = [law(arch) for arch in others]
     assert spearmanr(regression(others), expected)[0] > 0.97
+    assert np.mean(regression(archs)) == pytest.approx(np.mean([law(arch) for arch in archs]))
     assert np.abs(regression(others) - expected).max() < np.std(expected)
 
 
@@ -124,10 +125,12 @@ def test_noise_is_not_learnt() -> None:
     assert abs(np.mean(found)) < 0.15 and np.abs(found).max() < POOR
 
 
-def test_equal_scores_have_no_rank_correlation() -> None:
-    regression = chosen(space(), np.full(40, 0.25))
+@pytest.mark.parametrize("score", [0.0, 0.1, 0.25, 1 / 3, 0.7])
+@pytest.mark.filterwarnings("error")
+def test_equal_scores_have_no_rank_correlation(score: float) -> None:
+    regression = chosen(space(), np.full(40, score))
     assert regression.rank_correlation == 0.0 and regression.poor
-    assert regression([space().smallest, space().largest]) == pytest.approx([0.25, 0.25])
+    assert regression([space().smallest, space().largest]) == pytest.approx([score, score])
 
 
 def test_rank_correlation_is_of_subnets_that_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

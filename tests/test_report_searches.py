@@ -517,7 +517,7 @@ def test_labels_of_a_network_can_be_read(plans, name, text):
     arch = space.parse(text)
     shown = "\n".join(label.get_text() for label in texts)
     assert f"{space.macs(arch) / 1e6:,.2f} MMACs" in shown
-    assert f"{space.params(arch) / 1e6:,.2f} M parameters" in shown
+    assert COSTS["params"].say(space.params(arch)) in shown
     assert ("dashed" in shown) == (text != "largest")
 
 
@@ -621,7 +621,7 @@ def test_the_page_tells_a_plan_and_its_test(plans, tmp_path):
         "regression on 20 measured subnets",
         "exact: the proven optimum of the score within the limits, over 20,736 subnets",
         chosen.text,
-        f"{chosen.costs['macs'] / 1e6:.2f} MMACs, {chosen.costs['params'] / 1e6:.2f} M parameters",
+        f"{COSTS['macs'].say(chosen.costs['macs'])}, {COSTS['params'].say(chosen.costs['params'])}",
         f"{chosen.score:.2%} predicted",
         "50.00% ± 5.00 on the validation images that chose it",
         "43.21% ± 1.23 (standard error) on 1,234 test images",

@@ -508,18 +508,21 @@ def test_export_writes_what_runs(run: Path, tmp_path: Path) -> None:
     assert out.stat().st_size < len(before)
 
 
-def test_an_elastic_file_holds_the_plans_front(run: Path, tmp_path: Path) -> None:
+def test_an_elastic_file_holds_the_plans_ladder_and_front(run: Path, tmp_path: Path) -> None:
     request = dataclasses.replace(FEW, against="macs")
     plan, _ = superfednas.search(run, LIMITS, request=request)
     out = superfednas.export_elastic(run, tmp_path / "front.safetensors", plan=plan)
     menu = ElasticModel.load(out).card.menu
-    assert [entry["architecture"] for entry in menu] == [entry.text for entry in plan.front]
-    assert [entry["score"] for entry in menu] == [entry.score for entry in plan.front]
+    listed = {entry["architecture"]: entry["score"] for entry in menu}
+    assert len(listed) == len(menu)
+    assert listed == {e.text: e.score for e in (*plan.ladder, *plan.front, plan.chosen)}
 
     out = superfednas.export_elastic(run, tmp_path / "ladder.safetensors")
-    rungs = ladder(Trained.open(run).space)
-    listed = [entry["architecture"] for entry in ElasticModel.load(out).card.menu]
-    assert listed == [arch.to_json() for arch in rungs.values()]
+    set_in(run, ladder=3)
+    out = superfednas.export_elastic(run, out, overwrite=True)
+    rungs = ladder(Trained.open(run).space, 3)
+    texts = [entry["architecture"] for entry in ElasticModel.load(out).card.menu]
+    assert texts == [arch.to_json() for arch in rungs.values()]
 
 
 def test_an_elastic_file_of_another_runs_plan_is_refused(run: Path, tmp_path: Path) -> None:
