@@ -157,7 +157,7 @@ def make_plan(
         limits={name: float(most) for name, most in request.limits.items()},
         against=request.against,
         scorer=source.about(scorer),
-        engine="exact" if found.exact else "evolution",
+        engine=found.engine,
         exact=found.exact,
         looked_at=found.looked_at,
         seed=request.seed,

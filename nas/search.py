@@ -32,12 +32,15 @@ class Found:
         that were scored.
     seconds
         Time of the search; scores that had to be measured in it count.
+    engine
+        ``exact`` or ``evolution``.
     """
 
     networks: tuple[tuple[Architecture, float], ...]
     exact: bool
     looked_at: int
     seconds: float
+    engine: str = "exact"
 
 
 def search(
@@ -106,7 +109,8 @@ def search(
             "limits, though others do",
             {},
         )
-    return Found(tuple(ranked[:count]), False, len(ranked), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Found(tuple(ranked[:count]), False, len(ranked), seconds, "evolution")
 
 
 def search_front(
@@ -182,6 +186,7 @@ def search_front(
         exact,
         space.size if exactly else len(archs),
         time.perf_counter() - started,
+        "exact" if exactly else "evolution",
     )
 
 

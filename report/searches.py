@@ -114,6 +114,8 @@ def engine_of(plan: Plan) -> str:
     if plan.exact:
         within = " within the limits" if plan.limits else ""
         return f"exact: the proven optimum of the score{within}, over {plan.looked_at:,} subnets"
+    if plan.engine == "exact":
+        return f"computed over {plan.looked_at:,} subnets, parts thinned out: no proof"
     return f"evolution: the best of {plan.looked_at:,} subnets that it scored, no proof"
 
 
@@ -193,7 +195,7 @@ class Search:
             score_of(plan, chosen),
             measured_of(chosen),
             test.cell,
-            "exact" if plan.exact else "evolution",
+            str(plan.engine),
             searching,
         ]
         facts = [(name, value) for name, value in facts if value]

@@ -494,3 +494,10 @@ def test_limits_may_be_any_numbers(count: Any, tmp_path: Path) -> None:
     plan = make_plan(Request({"macs": count}, score="macs"), Costs(space()))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json").limits == {"macs": 1e6}
+
+
+def test_a_thinned_search_is_no_proof_and_no_evolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.exact._MOST", 3)
+    plan = make_plan(Request(LIMITS, score="macs"), Costs(space()))
+    assert not plan.exact and plan.engine == "exact"
+    assert Costs(space()).fits(parsed(plan.chosen), LIMITS)
