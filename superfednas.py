@@ -7,8 +7,7 @@
 >>> superfednas.export(run.path, plan.chosen.text, "model.onnx")
 """
 
-import json
-import time
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +18,18 @@ from torch import nn
 from client.app import app as client_app
 from data import Split, partition
 from deploy import this_device
-from deploy.card import Card, DeployError
+from deploy.card import DeployError
 from deploy.elastic import write_elastic
 from deploy.export import Exported, check_out
 from deploy.export import export as export_module
+from deploy.plans import find_plan, next_plan, tested
 from deploy.trained import Trained, split_description
-from nas.accuracy import Score, score
+from nas.accuracy import Score
 from nas.costs import Costs
 from nas.ladder import ladder
+from nas.latency import LatencyTable
 from nas.measuring import ScoreBook
-from nas.plan import Plan, PlanError, write_new
+from nas.plan import Plan, PlanError
 from nas.planner import Request, SearchProgress, Silence, make_plan
 from server.app import prepare, run_training
 from server.local_grid import LocalGrid
@@ -36,7 +37,9 @@ from server.progress import Progress
 from server.run_folder import LATEST, RunFolder
 from server.scoring import score_by_nodes
 from server.settings import Settings, check_settings
+from supernet import SearchSpace
 from supernet.config import Scalar, SettingsError, flatten
+from supernet.wire import SpaceOptions
 
 __all__ = [
     "evaluate",
@@ -44,11 +47,11 @@ __all__ = [
     "export_elastic",
     "score_nodes",
     "search",
+    "search_space",
     "subnet",
     "test",
     "train",
 ]
-PLANS = "plans"
 _CHECK_IMAGES = 64
 
 
@@ -96,14 +99,15 @@ def _local_grid(settings: Settings, workers: int) -> LocalGrid:
 
 
 def evaluate(
-    run_dir: str | Path, arch: str, *, split: str = "validation", dataset: str = ""
+    run_dir: str | Path | Trained, arch: str, *, split: str = "validation", dataset: str = ""
 ) -> Score:
     """Measure one subnet of a trained supernet.
 
     Parameters
     ----------
     run_dir
-        A run folder, or ``latest``; of an unfinished run the newest checkpoint counts.
+        A run folder, or ``latest``; of an unfinished run the newest checkpoint counts. One that is
+        open already (:class:`deploy.trained.Trained`) is not read again.
     arch
         ``largest``, ``smallest``, ``random:SEED`` or JSON.
     split
@@ -114,14 +118,13 @@ def evaluate(
     if split not in ("validation", "test"):
         raise ValueError(f"split = {split!r}: must be validation or test")
     trained = Trained.open(run_dir, dataset)
-    architecture, data = trained.space.parse(arch), trained.data
+    architecture = trained.space.parse(arch)
     if split == "validation":
         return trained.measured().measure([architecture])[0]
-    module = trained.subnet(architecture)
-    return score(module, data.test, data.mean, data.std, calibration=data.train)
+    return trained.score(architecture, trained.data.test)
 
 
-def subnet(run_dir: str | Path, arch: str, *, dataset: str = "") -> nn.Module:
+def subnet(run_dir: str | Path | Trained, arch: str, *, dataset: str = "") -> nn.Module:
     """Return one subnet as a plain module with weights of its own, ready to run.
 
     Where its norm needs statistics they are measured on training images: calibration as a call. The
@@ -162,13 +165,14 @@ def score_nodes(
 
 
 def search(
-    run_dir: str | Path = LATEST,
+    run_dir: str | Path | Trained = LATEST,
     limits: Mapping[str, float] | None = None,
     *,
     request: Request | None = None,
     scores: str = "",
     latency_table: str | Path = "",
     batch: int = 1,
+    threads: int = 1,
     split: Split | None = None,
     dataset: str = "",
     out: str | Path = "",
@@ -190,8 +194,8 @@ def search(
     latency_table
         A table of another device. Without one, a limit on latency means this device: its table is
         measured where it is not there yet, and the chosen subnet is timed before it is taken.
-    batch
-        Images a batch whose latency counts.
+    batch, threads
+        Images a batch, and threads on this device, whose latency counts.
     split
         Images to score on in place of the whole validation split.
     dataset
@@ -214,28 +218,21 @@ def search(
         One sentence for whatever else is wrong; nothing is written then.
     """
     trained = Trained.open(run_dir, dataset)
-    request = request or Request()
-    request = replace(request, limits={**request.limits, **(limits or {})})
-    path = Path(out).expanduser() if out else _next(trained.run)
-    if path.exists():
-        raise PlanError(f"{str(path)!r} exists already, and nothing is overwritten")
+    request = _limited(request, limits)
+    path = _free(Path(out).expanduser() if out else next_plan(trained.run))
     if scores and request.score != "regression":
         raise ValueError(
             f"scores = {scores!r} are for score = 'regression'; asked is {request.score!r}"
         )
     progress = progress or Silence()
-    here = not latency_table and "latency" in (*request.limits, request.against)
-    table = None
+    table, here = None, False
     if latency_table:
-        table = this_device.load_table(latency_table, trained.space, batch)
-    elif here:
+        table = this_device.load_table(latency_table, trained.space)
+    elif "latency" in (*request.limits, request.against):
+        here = "latency" in request.limits
         Costs(trained.space).check({n: m for n, m in request.limits.items() if n != "latency"})
-        if not this_device.has_table(trained.space, batch):
-            progress.note("timing the blocks of the space on this device (kept for later searches)")
-        table = this_device.table(
-            trained.space, batch, progress=lambda d, n: progress.measuring(d, n, "blocks timed")
-        )
-    costs = Costs(trained.space, None if table is None else table.of(trained.space), batch)
+        table = this_device.table(trained.space, batch, threads=threads, progress=progress)
+    costs = _costs(trained.space, table, batch)
     costs.check(request.limits)  # before images are loaded
     book = trained.book(scores) if scores else None
     measured, images = None, {}
@@ -266,33 +263,73 @@ def search(
         )
 
     plan = planned(request)
-    if table is not None and here and "latency" in request.limits:
-        plan = this_device.proven(
-            plan, trained.space, request, table.threads, batch, planned, progress
-        )
+    if here and table is not None:
+        plan = this_device.proven(plan, trained.space, request, table, batch, planned, progress)
     plan.save(path)
     return plan, path
 
 
-def _plans(run: RunFolder) -> dict[int, Path]:
-    found = (run.path / PLANS).glob("plan-*.json")
-    numbers = {path.stem.removeprefix("plan-"): path for path in found}
-    return {int(number): path for number, path in numbers.items() if number.isdecimal()}
+def search_space(
+    space: SpaceOptions,
+    limits: Mapping[str, float] | None = None,
+    *,
+    request: Request | None = None,
+    latency_table: str | Path = "",
+    batch: int = 1,
+    out: str | Path = "plan.json",
+) -> tuple[Plan, Path]:
+    """Find the best subnet of a space before anything is trained, by a score that needs no weights.
+
+    Parameters
+    ----------
+    space
+        Which space, for which images.
+    limits, request, latency_table, batch
+        As for :func:`search`; the request's score is ``zero-cost`` or ``macs``, and latency needs
+        a table.
+    out
+        The plan's file.
+
+    Returns
+    -------
+    Plan, Path
+        The plan and its file.
+
+    Raises
+    ------
+    nas.costs.NothingFits
+        Where no subnet keeps the limits; it says what is possible.
+    ValueError
+        One sentence for whatever else is wrong; nothing is written then.
+    """
+    path, loaded = _free(Path(out).expanduser()), space.load()
+    table = this_device.load_table(latency_table, loaded) if latency_table else None
+    plan = make_plan(
+        _limited(request, limits),
+        _costs(loaded, table, batch),
+        origin={"space": dataclasses.asdict(space)},
+    )
+    plan.save(path)
+    return plan, path
 
 
-def _next(run: RunFolder) -> Path:
-    return run.path / PLANS / f"plan-{max(_plans(run), default=0) + 1:03d}.json"
+def _limited(request: Request | None, limits: Mapping[str, float] | None) -> Request:
+    request = request or Request()
+    return replace(request, limits={**request.limits, **(limits or {})})
 
 
-def find_plan(plan: str | Path = LATEST) -> Path:
-    """Return a plan's file; ``latest`` is the newest of the newest run."""
-    if str(plan) != LATEST:
-        return Path(plan).expanduser()
-    run = RunFolder.open(LATEST)
-    plans = _plans(run)
-    if not plans:
-        raise PlanError(f"{str(run.path)!r} has no plan yet: search first (superfednas search)")
-    return plans[max(plans)]
+def _free(path: Path) -> Path:
+    """Return a plan's path, before anything is measured for it."""
+    if path.exists():
+        raise PlanError(f"{str(path)!r} exists already, and nothing is overwritten")
+    return path
+
+
+def _costs(space: SearchSpace, table: LatencyTable | None, batch: int) -> Costs:
+    if table is None:
+        return Costs(space)
+    table.batch(batch)  # what was not measured is said now
+    return Costs(space, table.of(space), batch)
 
 
 def test(
@@ -318,77 +355,11 @@ def test(
         ``chosen`` (accuracy, loss, examples, standard error), ``ladder`` by name, ``data``,
         ``read`` (when) and ``again`` (whether this is an earlier result).
     """
-    path = find_plan(plan_file)
-    plan = Plan.load(path)
-    kept = path.with_name(path.stem + ".test.json")
-    if kept.exists():
-        return {**_earlier(kept, plan), "again": True}
-    trained = open_plan(plan, dataset)
-    data = trained.data
-    if not len(data.test):
-        raise ValueError(f"the test split of {data.name!r} has no images")
-
-    rows = []
-    for entry in (plan.chosen, *plan.ladder):
-        module = trained.subnet(trained.space.parse(entry.text))
-        found = score(module, data.test, data.mean, data.std, calibration=data.train)
-        error = (found.accuracy * (1 - found.accuracy) / found.examples) ** 0.5
-        rows.append(
-            {
-                "accuracy": found.accuracy,
-                "standard_error": error,
-                "loss": found.loss,
-                "examples": found.examples,
-            }
-        )
-        if progress is not None:
-            progress.measuring(len(rows), 1 + len(plan.ladder), "test split")
-    result: dict[str, Any] = {
-        "plan": path.name,
-        "weights": plan.weights,
-        "architecture": plan.chosen.architecture,
-        "data": dict(split_description("test", data, data.test)),
-        "read": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "chosen": rows[0],
-        "ladder": {e.name: row for e, row in zip(plan.ladder, rows[1:], strict=True)},
-    }
-    write_new(kept, json.dumps(result, indent=1))
-    return {**result, "again": False}
-
-
-def _earlier(kept: Path, plan: Plan) -> dict[str, Any]:
-    """Read a plan's earlier test result; a plan of the same name may have been there before."""
-    try:
-        found: dict[str, Any] = json.loads(kept.read_text())
-        of = found["weights"], found["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlanError(f"{str(kept)!r} is damaged: {error}") from None
-    if of != (plan.weights, plan.chosen.architecture):
-        raise PlanError(f"{str(kept)!r} is the test result of another plan: move it away")
-    return found
-
-
-def open_plan(plan: Plan, dataset: str = "") -> Trained:
-    """Open the run of a plan.
-
-    Raises
-    ------
-    PlanError
-        Where nothing was trained, or the run has other weights now.
-    """
-    if not plan.run:
-        raise PlanError("this plan is of a space that was not trained: there are no weights")
-    trained = Trained.open(plan.run, dataset)
-    if trained.weights != plan.weights:
-        raise PlanError(
-            f"{plan.run!r} has other weights (round {trained.rounds}) than when the plan was made "
-            f"(round {plan.rounds}): search again"
-        )
-    return trained
+    return tested(find_plan(plan_file), dataset, progress or Silence())
 
 
 def export(
-    run_dir: str | Path,
+    run_dir: str | Path | Trained,
     arch: str,
     out: str | Path,
     *,
@@ -424,14 +395,14 @@ def export(
     trained = Trained.open(run_dir, dataset)
     architecture = trained.space.parse(arch)
     images = trained.data.validation.images[:_CHECK_IMAGES]
-    card = _card(trained, architecture.to_json())
+    card = trained.card(architecture)
     return export_module(
         trained.subnet(architecture), card, images, format, out, overwrite=overwrite
     )
 
 
 def export_elastic(
-    run_dir: str | Path,
+    run_dir: str | Path | Trained,
     out: str | Path,
     *,
     plan: Plan | None = None,
@@ -458,27 +429,6 @@ def export_elastic(
         arch = space.parse(text)
         macs, params = space.macs(arch), space.params(arch)
         menu.append({"architecture": text, "macs": macs, "params": params, "score": found})
-    card = replace(_card(trained, space.largest.to_json()), menu=tuple(menu))
+    card = replace(trained.card(space.largest), menu=tuple(menu))
     write_elastic(out, space, trained.state, card, overwrite=overwrite)
     return Path(out)
-
-
-def _card(trained: Trained, arch: str) -> Card:
-    space, data = trained.space, trained.data
-    architecture = space.parse(arch)
-    return Card(
-        space=trained.about_space(),
-        architecture=arch,
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-        macs=space.macs(architecture),
-        params=space.params(architecture),
-        source={
-            "run": trained.run.path.name,
-            "weights": trained.weights,
-            "rounds": trained.rounds,
-            "seed": trained.seed,
-            "data": data.name,
-        },
-    )

@@ -9,14 +9,11 @@ of the table is one run folder: finished ones are kept, interrupted ones resumed
 be stopped and started at will (and started twice, with different ``--alphas``).
 """
 
-import datetime
-import os
-import platform
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
+from hardware import describe
 
 import superfednas
 from data import load_dataset, partition
@@ -146,8 +143,7 @@ def main(
                 }
                 print(f"== α {alpha:g}, seed {seed}, {method}: {wanted} rounds", flush=True)
                 run_cell(folder, values)
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-          f"{datetime.date.today()}; test accuracy, columns with MMACs\n")  # fmt: skip
+    print(f"\n{describe()}\nTest accuracy, columns with MMACs\n")
     print(table(cells))
 
 

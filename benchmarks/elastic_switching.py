@@ -7,11 +7,7 @@ of the space. What is compared is timed in turn, in one process: a first switch 
 of the same subnet, a call on views with a call on a copy.
 """
 
-import datetime
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from hardware import describe
 
 from deploy.card import Card
 from deploy.elastic import ElasticModel, write_elastic
@@ -130,10 +127,7 @@ def main(
         size = path.stat().st_size
         separate = 4 * sum(map(family.params, menu.values()))
         print(
-            f"`python benchmarks/elastic_switching.py {' '.join(sys.argv[1:])}`, "
-            f"{datetime.date.today()}; {platform.machine()} "
-            f"({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, {threads} used; "
-            f"Python {platform.python_version()}, torch {torch.__version__}; {space}, {OPTIONS}\n\n"
+            f"{describe({'space': f'{space}, {OPTIONS}', 'repeats': repeats})}\n"
             f"One file of {size / 1e6:.2f} MB ({model.weight_bytes / 1e6:.2f} MB of weights) in "
             f"place of {len(menu)} files of {separate / 1e6:.2f} MB together; loaded, with the "
             f"menu built, in {loading:.3g} ms.\n\n"

@@ -6,14 +6,11 @@ What takes seconds to import (torch, Flower) is imported in the verbs, so that `
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
-
-if TYPE_CHECKING:
-    from supernet import SearchSpace
 
 LATEST = Path("latest")
 
@@ -54,17 +51,6 @@ def main() -> None:
 def show(value: Any) -> None:
     """Print a value as JSON."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def space_of(space: str, options: dict[str, Any], run: Path) -> "SearchSpace":
-    """Return the space that is named, else that of a run."""
-    from supernet import load_space
-
-    if space:
-        return load_space(space, **options)
-    from deploy.trained import Trained
-
-    return Trained.open(run).space
 
 
 class Display:

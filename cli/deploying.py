@@ -2,7 +2,7 @@
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +20,6 @@ from cli.common import (
     RunDir,
     app,
     show,
-    space_of,
 )
 
 if TYPE_CHECKING:
@@ -65,20 +64,17 @@ def latency(
     JSON file: `superfednas search --latency-table FILE` takes it on another machine.
     """
     from deploy.this_device import table_file
+    from deploy.trained import Trained
     from nas.latency import LatencyError
     from nas.profiling import measure
+    from supernet.wire import SpaceOptions
 
-    options: dict[str, Any] = {
-        "norm": norm,
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "image_size": image_size,
-    }
-    loaded = space_of(space, options, run)
+    options = SpaceOptions(space, norm, num_classes, in_channels, image_size)
+    loaded = options.load() if space else Trained.open(run).space
     sizes = batches.split(",")
     if not all(size.strip().isdecimal() for size in sizes):
         raise ValueError(f"batches = {batches!r}: must be whole numbers, as in 1,16")
-    path = out or table_file(loaded, threads)
+    path = out or table_file(loaded, threads=threads, device=device)
     if path.exists() and not overwrite:
         raise LatencyError(f"{str(path)!r} exists already: name another (--out), or --overwrite")
     console = Console(stderr=json_, highlight=False)
@@ -192,14 +188,15 @@ def export(
 ) -> None:
     """Write a subnet as one file that runs elsewhere, checked on real images before it is kept."""
     import superfednas
+    from deploy.plans import find_plan, open_plan
     from deploy.runtime import FORMATS
     from nas.plan import Plan
 
-    opened = None
+    opened, trained = None, None
     if not arch:
-        opened = Plan.load(superfednas.find_plan(plan))
-        superfednas.open_plan(opened, dataset)  # refuses a run that has other weights now
-        run, arch = Path(opened.run), opened.chosen.text
+        opened = Plan.load(find_plan(plan))
+        trained = open_plan(opened, dataset)  # refuses a run that has other weights now
+        arch = opened.chosen.text
     elif plan != LATEST:
         raise ValueError("--arch and --plan: only one of them can be given")
     if format_ not in (*FORMATS, "elastic"):
@@ -207,7 +204,11 @@ def export(
         raise ValueError(f"format = {format_!r}: must be one of {known}")
     if format_ == "elastic":
         file = superfednas.export_elastic(
-            run, out or "supernet.safetensors", plan=opened, overwrite=overwrite, dataset=dataset
+            trained or run,
+            out or "supernet.safetensors",
+            plan=opened,
+            overwrite=overwrite,
+            dataset=dataset,
         )
         if json_:
             show({"file": str(file), "format": "elastic", "bytes": file.stat().st_size})
@@ -217,7 +218,7 @@ def export(
         return
     suffix = FORMATS.get(format_, "")
     written = superfednas.export(
-        run,
+        trained or run,
         arch,
         out or f"subnet{suffix}",
         format=format_,

@@ -51,6 +51,7 @@ def search(
         Path | None, _limit("A table of `superfednas latency`, of this or another device.")
     ] = None,
     batch: Annotated[int, _limit("Images a batch whose latency counts.")] = 1,
+    threads: Annotated[int, _limit("Threads whose latency counts, on this device.")] = 1,
     pareto: Annotated[
         str,
         typer.Option(
@@ -125,8 +126,10 @@ def search(
     Only validation images are looked at. What was found is written as a plan, which `superfednas
     test` and `export` take.
     """
+    import superfednas
     from nas.evolution import EvolutionSettings
     from nas.planner import Request
+    from supernet.wire import SpaceOptions
 
     console = Console(stderr=json_, highlight=False)
     limits = {
@@ -158,15 +161,26 @@ def search(
     )
     with Display(console) as display:
         if space:
-            options = {
-                "norm": norm,
-                "num_classes": num_classes,
-                "in_channels": in_channels,
-                "image_size": image_size,
-            }
-            plan, path = _untrained(space, options, request, latency_table, batch, out)
+            options = SpaceOptions(space, norm, num_classes, in_channels, image_size)
+            plan, path = superfednas.search_space(
+                options,
+                request=request,
+                latency_table=latency_table or "",
+                batch=batch,
+                out=out or "plan.json",
+            )
         else:
-            plan, path = _trained(run, request, scores, latency_table, batch, dataset, out, display)
+            plan, path = superfednas.search(
+                run,
+                request=request,
+                scores=scores,
+                latency_table=latency_table or "",
+                batch=batch,
+                threads=threads,
+                dataset=dataset,
+                out=out or "",
+                progress=display,
+            )
     written = [path, *_draw(plan, path)] if pareto else [path]
     if json_:
         show({"plan": str(path), **dataclasses.asdict(plan)})
@@ -174,61 +188,6 @@ def search(
     _describe(plan, console)
     for file in written:
         console.print(f"{'plan' if file == path else 'plot'}: {file}", markup=False, soft_wrap=True)
-
-
-def _untrained(
-    space: str,
-    options: dict[str, Any],
-    request: Any,
-    latency_table: Path | None,
-    batch: int,
-    out: Path | None,
-) -> "tuple[Plan, Path]":
-    """Search a space of which nothing is trained."""
-    from deploy.this_device import load_table
-    from nas.costs import Costs
-    from nas.plan import PlanError
-    from nas.planner import make_plan
-    from supernet import load_space
-
-    path = out or Path("plan.json")
-    if path.exists():
-        raise PlanError(f"{str(path)!r} exists already: name another (--out)")
-    loaded = load_space(space, **options)
-    latency = None
-    if latency_table is not None:
-        latency = load_table(latency_table, loaded, batch).of(loaded)
-    plan = make_plan(
-        request,
-        Costs(loaded, latency, batch),
-        origin={"space": {"space": space, **options}},
-    )
-    plan.save(path)
-    return plan, path
-
-
-def _trained(
-    run: Path,
-    request: Any,
-    scores: str,
-    latency_table: Path | None,
-    batch: int,
-    dataset: str,
-    out: Path | None,
-    display: "Display",
-) -> "tuple[Plan, Path]":
-    import superfednas
-
-    return superfednas.search(
-        run,
-        request=request,
-        scores=scores,
-        latency_table=latency_table or "",
-        batch=batch,
-        dataset=dataset,
-        out=out or "",
-        progress=display,
-    )
 
 
 def _draw(plan: "Plan", path: Path) -> list[Path]:

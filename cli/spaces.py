@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -34,17 +34,13 @@ def spaces(
     json_: Json = False,
 ) -> None:
     """List the search spaces, or check that one keeps the contract."""
-    from supernet import SPACES, load_space
+    from supernet import SPACES
     from supernet.check import check_space
+    from supernet.wire import SpaceOptions
 
-    options: dict[str, Any] = {
-        "norm": norm,
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "image_size": image_size,
-    }
+    shape = norm, num_classes, in_channels, image_size
     if check:
-        results = check_space(load_space(check, **options))
+        results = check_space(SpaceOptions(check, *shape).load())
         broken = [result for result in results if result.problem]
         if json_:
             show([dataclasses.asdict(result) for result in results])
@@ -57,7 +53,7 @@ def spaces(
     table = Table("space", "subnets", "MMACs", "parameters", "what it is")
     rows = []
     for name, family in sorted(SPACES.items()):
-        space = load_space(name, **options)
+        space = SpaceOptions(name, *shape).load()
         ends = (space.smallest, space.largest)
         macs, params = [space.macs(a) for a in ends], [space.params(a) for a in ends]
         about = (inspect.getdoc(family) or "").splitlines()[0]
@@ -86,11 +82,9 @@ def cost(
     json_: Json = False,
 ) -> None:
     """Count MACs (of one image) and parameters of an architecture, with no module built."""
-    from supernet import load_space
+    from supernet.wire import SpaceOptions
 
-    loaded = load_space(
-        space, norm=norm, num_classes=num_classes, in_channels=in_channels, image_size=image_size
-    )
+    loaded = SpaceOptions(space, norm, num_classes, in_channels, image_size).load()
     architecture = loaded.parse(arch)
     macs, params = loaded.macs(architecture), loaded.params(architecture)
     if json_:

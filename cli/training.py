@@ -113,8 +113,8 @@ def evaluate(
     import superfednas
     from deploy.trained import Trained
 
-    found = superfednas.evaluate(run, arch, split=split, dataset=dataset)
-    trained = Trained.open(run)
+    trained = Trained.open(run, dataset)
+    found = superfednas.evaluate(trained, arch, split=split)
     space = trained.space
     architecture = space.parse(arch)
     answer = {

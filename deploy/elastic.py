@@ -12,6 +12,7 @@ exists at a time.
 """
 
 import functools
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -25,17 +26,20 @@ from torch import nn
 
 from deploy.card import Card, DeployError
 from deploy.runtime import SAFETENSORS_CARD, Model, first_line
-from server.run_folder import write_whole
 from supernet import Architecture, SearchSpace, extract, load_space
+from supernet.chain import Block
+from supernet.files import write_whole
+from supernet.slicing import Placement
 
 _LINE = 64  # bytes
-_RECENT = 16  # modules kept beside the menu's: some 200 kB of objects each, no weights
+_RECENT = 16  # modules kept beside the menu's: objects only, no weights
+_BLOCKS = 128  # blocks kept: some 10 kB of objects each, no weights; resnet10-26 has 62
 
 
-def view_module(
-    space: SearchSpace, state: Mapping[str, torch.Tensor], arch: Architecture
-) -> nn.Module:
-    """Build a subnet on views of the supernet's tensors, in evaluation mode, without gradients.
+class Views:
+    """Subnets as modules on views of a supernet's tensors, without gradients.
+
+    What subnets have in common, the modules of their blocks, is built once.
 
     Parameters
     ----------
@@ -43,27 +47,58 @@ def view_module(
         The search space.
     state
         The supernet's tensors by name.
-    arch
-        The subnet.
-
-    Raises
-    ------
-    ValueError
-        Where the architecture is not of this space.
-    DeployError
-        Where one of its tensors joins several intervals, which no view can show.
     """
-    boxes = space.boxes(arch)
-    for name, placement in boxes.items():
-        if any(len(intervals) > 1 for intervals in placement):
-            raise DeployError(
-                f"{name!r} of architecture {arch.to_json()} joins several intervals of the "
-                "supernet, which no view can show: export this subnet instead"
-            )
-    with torch.device("meta"):
-        module = space.module(arch)
-    module.load_state_dict(extract(state, boxes), assign=True)
-    return module.requires_grad_(False).eval()
+
+    def __init__(self, space: SearchSpace, state: Mapping[str, torch.Tensor]) -> None:
+        self.space, self.state = space, state
+        self._tensors = functools.lru_cache(_BLOCKS)(self._count)
+        self._block = functools.lru_cache(_BLOCKS)(self._build)
+
+    def module(self, arch: Architecture) -> nn.Module:
+        """Return a subnet in evaluation mode; reading only.
+
+        Raises
+        ------
+        ValueError
+            Where the architecture is not of this space.
+        DeployError
+            Where one of its tensors joins several intervals, which no view can show.
+        """
+        boxes = self.space.boxes(arch)
+        for name, placement in boxes.items():
+            if any(len(intervals) > 1 for intervals in placement):
+                raise DeployError(
+                    f"{name!r} of architecture {arch.to_json()} joins several intervals of the "
+                    "supernet, which no view can show: export this subnet instead"
+                )
+        rest = iter(boxes.items())
+        blocks = [
+            self._block(block, tuple(itertools.islice(rest, self._tensors(block))))
+            for block in self.space.blocks(arch)
+        ]
+        return self.space.join(arch, blocks).eval()
+
+    def build_all(self) -> None:
+        """Build every block, where that is a matter of milliseconds."""
+        chain = self.space.chain
+        if chain is None or any(chain.states(s) > 1 for s in range(len(chain.segments))):
+            return
+        counts = [len(segment.options) for segment in chain.segments]
+        for row in range(max(counts)):  # together, these networks hold every option
+            self.module(chain.assemble([row % count for count in counts]))
+
+    @staticmethod
+    def _count(block: Block) -> int:
+        with torch.device("meta"):
+            return len(block.module().state_dict())
+
+    def _build(self, block: Block, boxes: tuple[tuple[str, Placement], ...]) -> nn.Module:
+        with torch.device("meta"):
+            module = block.module()
+        own = module.state_dict()
+        views = extract(self.state, dict(boxes))
+        module.load_state_dict(dict(zip(own, views.values(), strict=True)), assign=True)
+        return module.requires_grad_(False).eval()
 
 
 def write_elastic(
@@ -121,7 +156,7 @@ class ElasticModel(Model):
         writes to them changes the answers.
     card
         As for :func:`write_elastic`. The modules of its menu are built here, so that a budget
-        never waits for one.
+        never waits for one; so are the blocks of all other subnets, where these are few.
 
     Raises
     ------
@@ -135,8 +170,10 @@ class ElasticModel(Model):
         self._menu = _check(space, state, card)
         state = {name: _on_a_line(tensor) for name, tensor in state.items()}
         self.weight_bytes = sum(tensor.nbytes for tensor in state.values())
-        self._built = {arch: view_module(space, state, arch) for arch in self._menu}
-        self._recent = functools.lru_cache(_RECENT)(functools.partial(view_module, space, state))
+        views = Views(space, state)
+        views.build_all()
+        self._built = {arch: views.module(arch) for arch in self._menu}
+        self._recent = functools.lru_cache(_RECENT)(views.module)
         self.use(space.largest)
 
     @classmethod
@@ -196,7 +233,11 @@ class ElasticModel(Model):
         max_macs: int | None = None,
         max_params: int | None = None,
     ) -> Architecture:
-        """Switch to a subnet; microseconds where its module is built, else a few milliseconds.
+        """Switch to a subnet; microseconds where its module is built.
+
+        Others are put together of blocks, which takes some tenths of a millisecond. In a space of
+        elastic width, which has too many blocks to build all of them at first, it may be some
+        milliseconds.
 
         Parameters
         ----------

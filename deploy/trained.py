@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from data import Dataset, DataSettings, Split, load_dataset
-from nas.accuracy import calibrated, check_fit
+from deploy.card import Card
+from nas.accuracy import Score, calibrated, check_fit, score, subnet_module
 from nas.measuring import Measured, ScoreBook, ScoreBookError
 from server.run_folder import RunFolder
 from server.scoring import NODES, score_file
@@ -31,27 +32,38 @@ class Trained:
         The folder.
     options
         Which space, for which images.
-    state
-        The supernet's tensors; of an unfinished run those of the newest checkpoint.
-    rounds
-        Rounds that they were trained for.
     dataset
         In place of the run's own data set; empty takes that.
     """
 
     run: RunFolder
     options: SpaceOptions
-    state: State
-    rounds: int
     dataset: str = ""
 
     @classmethod
-    def open(cls, run_dir: str | Path, dataset: str = "") -> "Trained":
-        """Open a run folder; ``latest`` is the newest in ``~/.superfednas/runs``."""
-        run = RunFolder.open(run_dir)
-        state, rounds = run.weights()
-        options = parse(SpaceOptions, run.settings, ignore_unknown=True)
-        return cls(run, options, state, rounds, dataset)
+    def open(cls, run: "str | Path | Trained", dataset: str = "") -> "Trained":
+        """Open a run folder; ``latest`` is the newest in ``~/.superfednas/runs``.
+
+        One that is open already is returned, with another data set where one is named.
+        """
+        if isinstance(run, Trained):
+            return dataclasses.replace(run, dataset=dataset) if dataset else run
+        folder = RunFolder.open(run)
+        return cls(folder, parse(SpaceOptions, folder.settings, ignore_unknown=True), dataset)
+
+    @functools.cached_property
+    def _weights(self) -> tuple[State, int]:
+        return self.run.weights()
+
+    @property
+    def state(self) -> State:
+        """The supernet's tensors; of an unfinished run those of the newest checkpoint."""
+        return self._weights[0]
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that the tensors were trained for."""
+        return self._weights[1]
 
     @functools.cached_property
     def space(self) -> SearchSpace:
@@ -92,9 +104,30 @@ class Trained:
 
     def subnet(self, arch: Architecture) -> nn.Module:
         """Cut out a subnet with weights of its own, ready to run: calibrated where it needs it."""
-        images = self.data.train if self.space.norm == "batch" else None
-        constants = (self.data.mean, self.data.std) if images is not None else ((), ())
-        return calibrated(self.space, self.state, arch, images, *constants)
+        if self.space.norm != "batch":  # the only norm that needs images
+            return calibrated(self.space, self.state, arch)
+        data = self.data
+        return calibrated(self.space, self.state, arch, data.train, data.mean, data.std)
+
+    def card(self, arch: Architecture) -> Card:
+        """Return what travels with an exported network of this run."""
+        space, data = self.space, self.data
+        return Card(
+            space=self.about_space(),
+            architecture=arch.to_json(),
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            macs=space.macs(arch),
+            params=space.params(arch),
+            source={
+                "run": self.run.path.name,
+                "weights": self.weights,
+                "rounds": self.rounds,
+                "seed": self.seed,
+                "data": data.name,
+            },
+        )
 
     # Scores
 
@@ -107,8 +140,12 @@ class Trained:
         split = self.data.validation if split is None else split
         key = split.digest()
         book = ScoreBook(self.score_file(key), weights=self.weights, data=key)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return Measured(self.space, self.state, self.data, split, book=book, device=device)
+        return Measured(self.space, self.state, self.data, split, book=book, device=_device())
+
+    def score(self, arch: Architecture, split: Split) -> Score:
+        """Measure a subnet, and keep nothing: what a test split is for."""
+        module, data = subnet_module(self.space, self.state, arch).to(_device()), self.data
+        return score(module, split, data.mean, data.std, calibration=data.train)
 
     def book(self, scores: str) -> ScoreBook:
         """Open scores that are there: ``nodes``, or a file.
@@ -132,6 +169,10 @@ class Trained:
                 f"{str(self.run.path)!r} has {self.weights:.12})"
             )
         return book
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def split_description(name: str, data: Dataset, split: Split) -> Mapping[str, Any]:

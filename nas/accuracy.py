@@ -65,9 +65,9 @@ def calibrated(
     space: SearchSpace,
     state: Mapping[str, torch.Tensor],
     arch: Architecture,
-    images: Split | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    images: Split | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
 ) -> nn.Module:
     """Build a subnet that is ready to run, with statistics of its own where its norm needs them.
 
@@ -75,9 +75,9 @@ def calibrated(
 
     Parameters
     ----------
-    images
-        Training images, of which 2,000 are used, evenly spaced (files are often sorted by class);
-        not looked at unless the space's norm is ``batch``.
+    images, mean, std
+        Training images, of which 2,000 are used, evenly spaced (files are often sorted by class),
+        and their normalisation; not looked at unless the space's norm is ``batch``.
 
     Raises
     ------

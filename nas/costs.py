@@ -163,7 +163,7 @@ class Costs:
         if self.space.chain is None:
             return self.of(name, self.space.smallest)
         if name == "memory":
-            found = self._least_memory({})
+            found, _ = self._least_memory({})
             assert found is not None
             return found
         return self.base(name) + float(cheapest(self._chain(), self.table(name))[0][0])
@@ -176,7 +176,8 @@ class Costs:
         """Raise :class:`NothingFits` where no network keeps all limits.
 
         A limit that cannot be kept is answered with the least possible value: of that cost alone
-        or, where each could be kept alone, beside the others (where these can be kept).
+        or, where each could be kept alone, beside the others (where these can be kept). Where so
+        many networks compete that some had to be left out, nothing is proven and nothing raised.
         """
         if self.fits(self.space.smallest, limits):
             return
@@ -188,8 +189,8 @@ class Costs:
                 f"no subnet of {self.space.name} is that small: the least possible is {said}",
                 broken,
             )
-        beside = self._beside_the_others(limits)
-        if any(least <= _most(name, limits) for name, least in beside.items()):
+        beside, proven = self._beside_the_others(limits)
+        if not proven or any(least <= _most(name, limits) for name, least in beside.items()):
             return
         said = " or ".join(self._excess(n, v, limits) for n, v in beside.items())
         hint = f"; with the others kept the least possible is {said}"
@@ -204,34 +205,46 @@ class Costs:
             return f"max-latency = {1.0005 * least:.4g} (asked: {limits[name]:.4g})"
         return f"max-{name} = {least:,.0f} (asked: {limits[name]:,.0f})"
 
-    def _beside_the_others(self, limits: Mapping[str, float]) -> dict[str, float]:
-        """Return the least of each cost with the other limits kept, where these can be kept."""
+    def _beside_the_others(self, limits: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+        """Return the least of each cost with the other limits kept, where these can be kept.
+
+        Also whether no network can have less: not where parts of networks were left out.
+        """
         found: dict[str, float] = {}
+        proven = True
         for name in limits:
             others = {n: most for n, most in limits.items() if n != name}
             if name == "memory":
-                least = self._least_memory(others)
+                least, exact = self._least_memory(others)
             else:
                 front = self._front([-table for table in self.table(name)], others)
                 least = self.base(name) - float(front.score.max()) if len(front) else None
+                exact = front.exact
+            proven &= exact
             if least is not None:
                 found[name] = least
-        return found
+        return found, proven
 
-    def _least_memory(self, others: Mapping[str, float]) -> float | None:
-        """Return the least peak of the networks that keep other limits: bisection."""
+    def _least_memory(self, others: Mapping[str, float]) -> tuple[float | None, bool]:
+        """Return the least peak of the networks that keep other limits, and whether it is proven.
+
+        Bisection. Among networks of one score only the cheapest compete, so parts are seldom left
+        out, and where none is found although some were, a smaller peak may be possible.
+        """
         values = np.unique(np.concatenate([table.ravel() for table in self.peaks()]))
         free = [np.zeros(table.shape) for table in self.peaks()]
-        if not len(self._front(free, others)):
-            return None
-        low, high = 0, len(values) - 1
+        front = self._front(free, others)
+        if not len(front):
+            return None, front.exact
+        low, high, proven = 0, len(values) - 1, True
         while low < high:
             middle = (low + high) // 2
-            if len(self._front(free, {**others, "memory": float(values[middle])})):
+            front = self._front(free, {**others, "memory": float(values[middle])})
+            if len(front):
                 high = middle
             else:
-                low = middle + 1
-        return float(values[low])
+                low, proven = middle + 1, proven and front.exact
+        return float(values[low]), proven
 
     def _front(self, score: Tables, limits: Mapping[str, float]) -> Front:
         """Return the networks that keep limits, the best score among them."""

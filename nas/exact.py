@@ -179,7 +179,7 @@ def pareto(
                     grown[leaves] = _thin(longer, most)
         parts = grown
     if not parts:
-        return nothing.take(np.empty(0, dtype=np.int64))
+        return replace(nothing.take(np.empty(0, dtype=np.int64)), exact=exact)
     whole = _join(list(parts.values()))
     whole = whole.take(undominated(whole.score, whole.costs))
     return replace(whole, exact=exact)

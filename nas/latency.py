@@ -20,6 +20,7 @@ import numpy as np
 from nas.timing import Timing
 from supernet import Architecture, SearchSpace
 from supernet.chain import Block, Chain
+from supernet.files import write_whole
 
 KIND, FORMAT = "latency table", 1
 
@@ -176,15 +177,14 @@ class LatencyTable:
             Where there is a file already and ``overwrite`` is not said.
         """
         path = Path(path)
-        if path.exists() and not overwrite:
-            raise LatencyError(f"{str(path)!r} exists already: choose another name")
         fields = {"kind": KIND, "format": FORMAT, **dataclasses.asdict(self)}
         for images, part in self.batches.items():  # for people; read, it is computed anew
             fields["batches"][images]["errors"] = dataclasses.asdict(part.errors)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(json.dumps(fields, indent=1, allow_nan=False))
-        unfinished.replace(path)
+        try:
+            write_whole(path, json.dumps(fields, indent=1, allow_nan=False), overwrite=overwrite)
+        except FileExistsError as error:
+            raise LatencyError(str(error)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":

@@ -7,7 +7,6 @@ opens the plan for that.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from nas.accuracy import Score
 from nas.costs import Costs
 from supernet import Architecture
+from supernet.files import write_whole
 
 FORMAT = 1
 
@@ -105,7 +105,8 @@ class Plan:
     seconds
         ``scoring`` and ``search``.
     chosen
-        The best subnet that keeps the limits; the front's best where there are none.
+        The subnet to take within the limits: the optimum of the score or, where the score is
+        predicted, a measured subnet that did better (by the mean of prediction and measurement).
     front, ladder, measured
         Further networks: the Pareto front, the run's ladder, all that were measured.
     """
@@ -140,7 +141,10 @@ class Plan:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
-        write_new(path, content)
+        try:
+            write_whole(path, content, overwrite=False)
+        except FileExistsError as error:
+            raise PlanError(str(error)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
@@ -169,21 +173,3 @@ class Plan:
             return cls(**fields)
         except (TypeError, KeyError) as error:
             raise PlanError(f"{str(path)!r} is damaged: {error}") from None
-
-
-def write_new(path: Path, content: str) -> None:
-    """Write a file whole, and only where none is.
-
-    Raises
-    ------
-    PlanError
-        Where one is.
-    """
-    part = path.with_name(path.name + ".part")
-    part.write_text(content)
-    try:
-        os.link(part, path)  # fails where the name is taken, which a rename would not
-    except FileExistsError:
-        raise PlanError(f"{str(path)!r} exists already, and nothing is overwritten") from None
-    finally:
-        part.unlink()

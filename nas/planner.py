@@ -141,16 +141,15 @@ def make_plan(
 
     found = _look(request, scorer, costs)
     best, score = source.choose(scorer, max(found.networks, key=lambda network: network[1]))
+    ladder = ladder or {}
     entries = {
-        "chosen": _entry(costs, best, score, source.known, name="chosen"),
-        "front": tuple(_entry(costs, a, s, source.known) for a, s in found.networks)
-        if request.against
-        else (),
+        "chosen": source.entry(best, score, name="chosen"),
+        "front": tuple(source.entry(*network) for network in found.networks if request.against),
         "ladder": tuple(
-            _entry(costs, arch, source.cheaply(scorer, arch), source.known, name=name)
-            for name, arch in (ladder or {}).items()
+            source.entry(arch, source.cheaply(scorer, arch), name=name)
+            for name, arch in ladder.items()
         ),
-        "measured": tuple(_entry(costs, arch, None, source.known) for arch in source.known),
+        "measured": tuple(source.entry(arch, None) for arch in source.known),
     }
     return Plan(
         **{"run": "", "weights": "", "rounds": 0, "space": {}, "data": {}, **(origin or {})},
@@ -255,6 +254,11 @@ class _Scores:
         """Return a network's score where that needs no measuring."""
         return None if isinstance(scorer, _Noting) else float(scorer([arch])[0])
 
+    def entry(self, arch: Architecture, score: float | None, *, name: str = "") -> Entry:
+        """Describe a network for the plan."""
+        measured = self.known.get(arch)
+        return Entry.of(arch, self.costs, name=name, score=score, measured=measured)
+
     def about(self, scorer: Scorer) -> dict[str, Any]:
         """Describe the scorer for the plan."""
         about: dict[str, Any] = {"name": scorer.name, "measured": len(self.known)}
@@ -325,14 +329,3 @@ class _Noting:
         scores = self._measured.measure(archs, report)
         self._known |= dict(zip(archs, scores, strict=True))
         return self._measured(archs)
-
-
-def _entry(
-    costs: Costs,
-    arch: Architecture,
-    score: float | None,
-    known: Mapping[Architecture, Score],
-    *,
-    name: str = "",
-) -> Entry:
-    return Entry.of(arch, costs, name=name, score=score, measured=known.get(arch))

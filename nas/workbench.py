@@ -53,13 +53,9 @@ class Workbench:
         self._space = space
         shapes = space.shapes(space.largest).values()
         numbers = sum(_aligned(math.prod(shape)) for shape in shapes)
-        try:
-            self.device = torch.device(device)
-            self._generator = torch.Generator(self.device).manual_seed(0)
-            self._noise = self._random(numbers)
-        except (RuntimeError, AssertionError) as error:
-            said = str(error).splitlines()[0]
-            raise LatencyError(f"device = {device!r}: torch cannot use it here ({said})") from None
+        self.device = usable_device(device)
+        self._generator = torch.Generator(self.device).manual_seed(0)
+        self._noise = self._random(numbers)
         self._weights = torch.empty_like(self._noise)
 
     def network(self, arch: Architecture, batch: int) -> Call:
@@ -123,6 +119,24 @@ class Workbench:
 
     def _random(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self._generator, device=self.device)
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a device by the name that torch gives it.
+
+    Raises
+    ------
+    LatencyError
+        Where torch cannot use the device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.Generator(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0]
+        raise LatencyError(f"device = {name!r}: torch cannot use it here ({said})") from None
+    return device
 
 
 def describe_device(device: torch.device, name: str = "") -> dict[str, str | int]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.run_folder import RunFolder, write_whole
+from server.run_folder import RunFolder
+from supernet.files import write_whole
 
 if TYPE_CHECKING:
     from nas.plan import Plan

@@ -113,7 +113,7 @@ def engine_of(plan: Plan) -> str:
     """Say how the space was searched."""
     if plan.exact:
         within = " within the limits" if plan.limits else ""
-        return f"exact: the proven optimum of the score{within}, over {plan.looked_at:,} subnets"
+        return f"exact: the score's optimum{within} is proven, over {plan.looked_at:,} subnets"
     if plan.engine == "exact":
         return f"computed over {plan.looked_at:,} subnets, parts thinned out: no proof"
     return f"evolution: the best of {plan.looked_at:,} subnets that it scored, no proof"

@@ -9,8 +9,8 @@ Files are written whole and then renamed, so a kill at any moment leaves the old
 Nothing is pickled.
 """
 
+import contextlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 from supernet.config import Scalar
 from supernet.digest import digest
+from supernet.files import write_whole
 from supernet.wire import source_fingerprint, source_root
 
 FORMAT = 1
@@ -141,7 +142,7 @@ class RunFolder:
 
     def save_info(self) -> None:
         """Write ``run.json`` whole."""
-        write_whole(self.path / "run.json", json.dumps(self.info, indent=1).encode())
+        write_whole(self.path / "run.json", json.dumps(self.info, indent=1))
 
     # Metrics
 
@@ -171,7 +172,7 @@ class RunFolder:
         """Drop the metrics of rounds past a checkpoint, and a torn line."""
         kept = [r for r in self.rows() if r["round"] <= round and r["kind"] not in _AT_THE_END]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_whole(self.path / "metrics.jsonl", text.encode())
+        write_whole(self.path / "metrics.jsonl", text)
 
     # Weights
 
@@ -221,16 +222,6 @@ class RunFolder:
 _AT_THE_END = ("test", "summary")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never a part."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]
 ) -> None:
@@ -276,10 +267,10 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _latest() -> Path:
-    started = {
-        path.parent: str(json.loads(path.read_text()).get("started", ""))
-        for path in Path(RUNS).expanduser().glob("*/run.json")
-    }
+    started = {}
+    for path in Path(RUNS).expanduser().glob("*/run.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged run is passed by
+            started[path.parent] = str(json.loads(path.read_text()).get("started", ""))
     if not started:
         raise RunFolderError(f"there is no run folder in {RUNS}: name one")
     return max(started, key=lambda folder: (started[folder], folder.name))

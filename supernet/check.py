@@ -94,6 +94,15 @@ def _shapes_are_the_modules(space: SearchSpace, arch: Architecture) -> None:
     _require(placed == built, f"boxes cut {placed}, the module has {built}")
 
 
+def _blocks_are_the_module(space: SearchSpace, arch: Architecture) -> None:
+    with torch.device("meta"):
+        blocks = [block.module() for block in space.blocks(arch)]
+        shapes = [tuple(t.shape) for block in blocks for t in block.state_dict().values()]
+        joined = {n: tuple(t.shape) for n, t in space.join(arch, blocks).state_dict().items()}
+    _require(joined == space.shapes(arch), f"joined, they have the tensors {joined}")
+    _require(shapes == list(joined.values()), f"their tensors {shapes} come in another order")
+
+
 def _params_are_the_modules(space: SearchSpace, arch: Architecture) -> None:
     with torch.device("meta"):
         counted = sum(p.numel() for p in space.module(arch).parameters())
@@ -144,6 +153,7 @@ PROMISES: dict[str, Callable[[SearchSpace, Architecture], None]] = {
     "init makes the largest's tensors": _is_the_supernet,
     "names nest and shapes fit inside the supernet's": _nests,
     "shapes and boxes equal the module's, in its order": _shapes_are_the_modules,
+    "its blocks, joined, are the module": _blocks_are_the_module,
     "params equal the module's": _params_are_the_modules,
     "macs equal the counter's": _macs_are_counted,
     "smallest ≤ random ≤ largest": _lies_between,

@@ -23,7 +23,7 @@ _VIEW_NAMES = (
     "permute",
 )
 _NEW = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.AvgPool2d, nn.MaxPool2d)
-_NEW_NAMES = ("conv1d", "conv2d", "conv3d", "linear", "matmul", "bmm", "einsum")
+_NEW_NAMES = ("conv1d", "conv2d", "conv3d", "linear", "matmul", "bmm", "einsum", "mean")
 
 
 class _Shapes(fx.Interpreter):

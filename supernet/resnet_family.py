@@ -6,6 +6,7 @@ costs and choices block by block.
 """
 
 import functools
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,14 @@ class ResNetFamily(SearchSpace):
 
     def module(self, arch: Architecture) -> nn.Module:
         """Construct the plain module."""
-        return ResNet(self.layout(arch), self.strides, self.norm)
+        return self.join(arch, [block.module() for block in self.blocks(arch)])
+
+    def join(self, arch: Architecture, blocks: Sequence[nn.Module]) -> nn.Module:
+        """Return the network of stem, residual blocks and head."""
+        stem, *residual, head = blocks
+        rest = iter(residual)
+        _, _, mids = self.channels(arch)
+        return ResNet(stem, [list(itertools.islice(rest, len(stage))) for stage in mids], head)
 
     def boxes(self, arch: Architecture) -> Boxes:
         """Where each tensor lies in the supernet's, from axes and intervals."""

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional
 
 from supernet.norms import make_norm
-from supernet.resnet_layout import Layout
 
 
 class Stem(nn.Module):
@@ -72,23 +71,15 @@ class Head(nn.Linear):
 
 
 class ResNet(nn.Module):
-    """A static ResNet: the first block of every stage has its stride and projects."""
+    """A static ResNet of a stem, stages of blocks, and a head."""
 
-    def __init__(self, layout: Layout, strides: Sequence[int], norm: str) -> None:
+    def __init__(
+        self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], head: nn.Module
+    ) -> None:
         super().__init__()
-        self.stem = Stem(layout.in_channels, layout.stem, norm)
-        stages, inputs = [], layout.stem
-        for width, stride, mids in zip(layout.widths, strides, layout.mids, strict=True):
-            blocks = []
-            for b, mid in enumerate(mids):
-                first = b == 0
-                blocks.append(
-                    Block(inputs, mid, width, stride if first else 1, norm, project=first)
-                )
-                inputs = width
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
-        self.head = Head(inputs, layout.num_classes)
+        self.stem = stem
+        self.stages = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages))
+        self.head = head
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, H, W) to logits (N, num_classes)."""

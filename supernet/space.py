@@ -178,7 +178,8 @@ class SearchSpace(ABC):
     def blocks(self, arch: Architecture) -> tuple[Block, ...]:
         """Return the pieces that a network is counted and timed by, from the image on.
 
-        By default a network is one block; a family with a :attr:`chain` has smaller ones.
+        By default a network is one block; a family with a :attr:`chain` has smaller ones, and
+        :meth:`join` puts them together.
         """
         whole = Block(
             name=arch.to_json(),
@@ -189,6 +190,15 @@ class SearchSpace(ABC):
             module=functools.partial(self.module, arch),
         )
         return (whole,)
+
+    def join(self, arch: Architecture, blocks: Sequence[nn.Module]) -> nn.Module:
+        """Return an architecture's network, made of the modules of its :meth:`blocks`.
+
+        A family that defines smaller blocks defines this too, so that networks can share them in
+        memory (:mod:`deploy.elastic`). The network's tensors are its blocks', in their order.
+        """
+        (whole,) = blocks
+        return whole
 
     @property
     def chain(self) -> Chain | None:

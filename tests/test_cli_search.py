@@ -21,6 +21,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    """Return all files under a folder with what is in them."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_from_a_run_to_a_running_file(home: Path, tmp_path: Path) -> None:
     """The README's lines, in their order; nothing names the run or the plan."""
     onnx, pictures = tmp_path / "digits.onnx", tmp_path / "pictures"
@@ -68,10 +73,75 @@ WRONG = [
 def test_one_sentence_for_what_is_wrong(
     arguments: tuple[str, ...], sentence: str, home: Path
 ) -> None:
-    before = sorted(home.rglob("*"))
+    before = files(home / ".superfednas")
     done = superfednas(*arguments, home=home)
     assert done.returncode == 1
     assert sentence in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    kept = [path for path in before if "scores" not in path.parts]
-    assert set(kept) <= set(home.rglob("*"))
+    assert files(home / ".superfednas") == before
+
+
+def test_a_device_times_its_blocks_and_a_search_uses_the_table(home: Path, tmp_path: Path) -> None:
+    table = tmp_path / "device.json"
+    latency = ("latency", "--batches", "2", "--networks", "3", "--holdout", "1", "--seconds", "0")
+    done = superfednas(*latency, "--name", "bench", "--out", str(table), home=home)
+    assert done.returncode == 0, done.stderr
+    assert "unseen" in done.stdout and done.stdout.endswith(f"table: {table}\n")
+    kept = table.read_bytes()
+    again = superfednas(*latency, "--out", str(table), home=home)
+    assert again.returncode == 1 and "exists already" in again.stderr
+    assert table.read_bytes() == kept
+
+    plan = tmp_path / "plan.json"
+    search = ("search", "--score", "macs", "--latency-table", str(table), "--out", str(plan))
+    done = superfednas(*search, home=home)
+    assert done.returncode == 1
+    assert "batch = 1: the latency table was measured for 2" in done.stderr
+    assert not plan.exists()
+    done = superfednas(*search, "--batch", "2", "--max-latency", "1e9", "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["limits"] == {"latency": 1e9} and found["latency"]["name"] == "bench"
+    assert found["chosen"]["costs"]["latency"] > 0
+
+
+def test_the_whole_supernet_in_one_file(home: Path, tmp_path: Path) -> None:
+    file, pictures = tmp_path / "all.safetensors", tmp_path / "pictures"
+    done = superfednas(
+        *("export", "--arch", "largest", "--format", "elastic", "--out", str(file)), home=home
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{file.stat().st_size:,} bytes, the whole supernet" in done.stdout
+    done = superfednas("pictures", "--out", str(pictures), "--count", "3", home=home)
+    assert done.returncode == 0, done.stderr
+    answers = {}
+    for budget in ("400000", "9000000"):
+        done = superfednas(
+            *("classify", str(file), str(pictures), "--max-macs", budget, "--json"), home=home
+        )
+        assert done.returncode == 0, done.stderr
+        answers[budget] = done.stdout
+        assert len(done.stdout.splitlines()) == 3
+    assert answers["400000"] != answers["9000000"]  # two subnets answered
+    done = superfednas("classify", str(file), str(pictures), "--max-macs", "10", home=home)
+    assert done.returncode == 1
+    assert "no subnet of the menu keeps max_macs = 10" in done.stderr
+
+
+def test_a_search_before_anything_is_trained(home: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    search = (
+        *("search", "--space", "resnet-tiny", "--score", "zero-cost", "--max-params", "600000"),
+        *("--out", str(plan), "--json"),
+    )
+    done = superfednas(*search, home=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(plan.read_text())
+    assert found["chosen"]["costs"]["params"] <= 600_000 and not found["run"]
+    assert found["space"]["space"] == "resnet-tiny"
+    kept = plan.read_bytes()
+    again = superfednas(*search, home=home)
+    assert again.returncode == 1 and "nothing is overwritten" in again.stderr
+    assert plan.read_bytes() == kept
+    done = superfednas("test", "--plan", str(plan), home=home)
+    assert done.returncode == 1 and "was not trained: there are no weights" in done.stderr

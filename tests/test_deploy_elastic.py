@@ -18,7 +18,7 @@ from torch.profiler import profile
 
 from deploy import elastic, runtime
 from deploy.card import Card, DeployError
-from deploy.elastic import ElasticModel, view_module, write_elastic
+from deploy.elastic import ElasticModel, Views, write_elastic
 from nas.accuracy import subnet_module
 from supernet import Architecture, SearchSpace, State
 from supernet.resnet import ResNetTiny
@@ -208,6 +208,31 @@ def test_the_menu_stays_built_and_the_last_few_others_too() -> None:
     assert built("random:100") is not other
 
 
+@pytest.mark.parametrize("of", [space(), WideTiny(num_classes=3, in_channels=1, image_size=8)])
+def test_subnets_share_the_modules_of_their_blocks(of: SearchSpace) -> None:
+    views = Views(of, strategies.noisy_state(of))
+    rng = np.random.default_rng(3)
+    seen: dict[tuple[str, torch.Size], torch.nn.Parameter] = {}
+    for arch in (of.sample(rng) for _ in range(12)):
+        weights = dict(views.module(arch).named_parameters())
+        for name in ("stem.conv.weight", "head.weight"):
+            weight = weights[name]
+            assert seen.setdefault((name, weight.shape), weight) is weight
+    assert len(seen) < 12
+
+
+def test_where_blocks_are_few_no_switch_builds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = space()
+    elastic_model = model(of, menu=(entry(of, of.smallest),))
+    built: list[str] = []
+    build = Views._build
+    monkeypatch.setattr(Views, "_build", lambda *args: built.append("") or build(*args))
+    rng = np.random.default_rng(4)
+    for arch in (of.largest, *(of.sample(rng) for _ in range(40))):
+        elastic_model.use(arch)
+    assert not built
+
+
 def test_a_call_keeps_the_subnet_that_it_began_with() -> None:
     elastic_model = model()
     images = strategies.pictures(2)
@@ -369,7 +394,7 @@ class JoinedBias(ResNetTiny):
 def test_tensors_that_no_view_can_show_are_refused() -> None:
     of = JoinedBias(num_classes=3, in_channels=1, image_size=8)
     with pytest.raises(DeployError, match=r"'head\.bias' .* joins several intervals"):
-        view_module(of, of.init(0), of.smallest)
+        Views(of, of.init(0)).module(of.smallest)
 
 
 # The file

@@ -282,6 +282,28 @@ def test_three_limits_of_which_no_two_go_together() -> None:
         costs.check(limits)
 
 
+def test_what_is_not_proven_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where networks were left out for want of room, others may fit: no least value is claimed."""
+    for name in ("_MOST", "_MOST_OF_SEVERAL"):
+        monkeypatch.setattr("nas.exact." + name, 2)
+    said, rng = 0, np.random.default_rng(0)
+    for seed in range(400):
+        of = ToySpace(seed, 4)
+        costs = Costs(of, Dice(of, seed))
+        values = spent(costs)
+        names = rng.permutation(list(values))[: rng.integers(2, 5)]
+        limits = {n: float(np.quantile(values[n], rng.uniform(0, 0.4))) + 1e-7 for n in names}
+        try:
+            costs.check(limits)
+        except NothingFits as error:
+            nearest = error.nearest
+        else:
+            continue
+        said += 1
+        assert expected(values, limits) == pytest.approx(nearest, rel=1e-12)
+    assert said > 10
+
+
 def test_the_least_latency_said_can_be_asked() -> None:
     """What is said is rounded, and never to less than is possible."""
     for seed in range(20):

@@ -254,3 +254,18 @@ def test_a_thinned_front_says_so_and_stays_within_limits(
             assert np.all(spent <= limit)
         assert list(sums(chain, score, front.options)) == list(front.score)
     assert 10 < thinned < 40
+
+
+def test_where_thinning_left_nothing_that_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nas.exact, "_MOST_OF_SEVERAL", 2)
+    lost = 0
+    for seed in range(200):
+        chain, rng = ToyChain(seed, 4), np.random.default_rng(seed)
+        networks = every(chain)
+        costs = [tables(chain, rng, 0, 50) for _ in range(3)]
+        tight = networks[rng.integers(len(networks))]  # some network fits, and few others
+        limits = [float(sums(chain, cost, tight[None])[0]) for cost in costs]
+        front = pareto(chain, costs[0], costs, limits)
+        lost += not len(front)
+        assert len(front) or not front.exact
+    assert lost > 3

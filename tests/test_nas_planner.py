@@ -16,7 +16,7 @@ from nas.evolution import EvolutionSettings
 from nas.fitness import Fitness
 from nas.ladder import ladder
 from nas.measuring import Measured, ScoreBook
-from nas.plan import Entry, Plan, PlanError, write_new
+from nas.plan import Entry, Plan, PlanError
 from nas.planner import Request, make_plan
 from nas.regression import Regression, design
 from supernet import Architecture
@@ -123,14 +123,6 @@ def test_a_plan_is_never_overwritten(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
     assert path.read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
-
-
-def test_what_is_written_once_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new.txt"
-    write_new(path, "first")
-    with pytest.raises(PlanError):
-        write_new(path, "second")
-    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -619,7 +619,7 @@ def test_the_page_tells_a_plan_and_its_test(plans, tmp_path):
         "plan-003",
         "at most 10.00 MMACs",
         "regression on 20 measured subnets",
-        "exact: the proven optimum of the score within the limits, over 20,736 subnets",
+        "exact: the score's optimum within the limits is proven, over 20,736 subnets",
         chosen.text,
         f"{COSTS['macs'].say(chosen.costs['macs'])}, {COSTS['params'].say(chosen.costs['params'])}",
         f"{chosen.score:.2%} predicted",

@@ -17,6 +17,7 @@ from data import DataSettings, load_dataset, normalise
 from deploy import runtime
 from deploy.card import DeployError
 from deploy.elastic import ElasticModel
+from deploy.plans import find_plan
 from deploy.trained import Trained
 from nas.costs import NothingFits
 from nas.ladder import ladder
@@ -222,9 +223,9 @@ def test_limits_are_added_to_a_requests(run: Path, no_images: None) -> None:
 def test_the_latest_run(run: Path, no_images: None) -> None:
     plan, path = superfednas.search(limits=LIMITS, request=Request(score="macs"))
     assert plan.run == str(run) and path.parent == run / "plans"
-    assert superfednas.find_plan() == path
+    assert find_plan() == path
     superfednas.search(limits=LIMITS, request=Request(score="macs"))
-    assert superfednas.find_plan("latest") == run / "plans/plan-002.json"
+    assert find_plan("latest") == run / "plans/plan-002.json"
 
 
 def test_no_run_and_no_plan(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

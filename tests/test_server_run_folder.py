@@ -18,7 +18,6 @@ from server.run_folder import (
     RunFolderError,
     read_tensors,
     write_tensors,
-    write_whole,
 )
 
 STATE = {
@@ -318,26 +317,6 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 def failing(*_: Any, **__: Any) -> None:
     raise OSError("no space left")
-
-
-@pytest.mark.parametrize("stage", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
-) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    with monkeypatch.context() as patch:
-        if stage == "fsync":
-            patch.setattr(os, "fsync", failing)
-        else:
-            patch.setattr(Path, "replace", failing)
-            patch.setattr(os, "replace", failing)
-        with pytest.raises(OSError, match="no space left"):
-            write_whole(path, b"new and longer")
-    assert path.read_bytes() == b"old"
-    write_whole(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])

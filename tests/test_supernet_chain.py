@@ -17,7 +17,7 @@ from supernet import Architecture, SearchSpace, load_space
 from supernet.chain import Block, Chain, Inventory, Segment
 from supernet.liveness import peak_activations
 from supernet.norms import NORMS, StaticBatchNorm2d
-from supernet.resnet_blocks import residual_block
+from supernet.resnet_blocks import head_block, residual_block
 from supernet.resnet_family import ResNetFamily
 from supernet.space import count_macs
 from tests.spaces import CROWDED, LEVEL, NARROW
@@ -168,6 +168,14 @@ def test_a_block_is_what_its_module_is(
     blocks = family(name, image, norm).chain.inventory.blocks
     for block in data.draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=4)):
         check_block(block)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_a_head_is_what_its_module_is(side: int) -> None:
+    """Pooling writes a new tensor even where there is only one pixel to pool."""
+    block = head_block(24, 3, side)
+    check_block(block)
+    assert block.activations == 24 * side**2 + 24
 
 
 @settings(max_examples=8, deadline=None)

@@ -1,0 +1,49 @@
+"""Files that are written whole: a kill leaves the old one or the new one, never a part."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes | str, *, overwrite: bool = True) -> None:
+    """Write a file under another name and put it in place when it is on the disk.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must be there.
+    content
+        Text is written as UTF-8.
+    overwrite
+        Replace a file that is there. Where it is False and two processes write at once, one of them
+        fails, if the file system knows hard links.
+
+    Raises
+    ------
+    FileExistsError
+        Where there is a file and ``overwrite`` is False.
+    """
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    if overwrite:
+        part.replace(path)
+        return
+    try:
+        _claim(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _claim(part: Path, path: Path) -> None:
+    """Give a file a name that must be free."""
+    taken = f"{str(path)!r} exists already, and nothing is overwritten"
+    try:
+        os.link(part, path)  # fails where the name is taken, which a rename would not
+    except FileExistsError:
+        raise FileExistsError(taken) from None
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(taken) from None
+        part.replace(path)
