@@ -2,14 +2,41 @@
 
 ``client``, ``server`` and ``data`` are common names. In a simulation the folder from which the
 local SuperLink was started comes before the app's own on the path of Ray's actors, so another app's
-packages of these names would be taken. This module has a name of its own; it puts its folder first,
+packages of these names would be taken. And while the ServerApp's thread imports the rooms, Flower's
+main thread checks the ClientApp's name, for which it adds this folder to the path and then takes it
+away. This module has a name of its own; it finds the rooms beside itself whatever the path says,
 drops packages that were picked up from elsewhere, and says so.
 """
 
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
-ROOMS = ("supernet", "data", "nas", "client", "server")
+ROOMS = ("supernet", "data", "nas", "client", "server", "report")
+
+
+class OwnRooms(MetaPathFinder):
+    """Finds the rooms in one folder.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a room; its modules are then found in it."""
+        if fullname not in ROOMS:
+            return None
+        return PathFinder.find_spec(fullname, [str(self.root)], target)
 
 
 def take_own_rooms() -> list[str]:
@@ -21,9 +48,9 @@ def take_own_rooms() -> list[str]:
         Folders from which a package of a room's name had been imported before.
     """
     root = Path(__file__).resolve().parent
-    while str(root) in sys.path:
-        sys.path.remove(str(root))
-    sys.path.insert(0, str(root))
+    sys.meta_path[:] = [found for found in sys.meta_path if not isinstance(found, OwnRooms)]
+    sys.meta_path.insert(0, OwnRooms(root))
+    sys.path.insert(0, str(root))  # for a user's own modules; Flower may take its own entry away
     strangers = []
     for room in ROOMS:
         origin = getattr(sys.modules.get(room), "__file__", None)

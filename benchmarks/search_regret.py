@@ -4,12 +4,15 @@
 
 For every run folder and for limits at 25, 50 and 75% of the range of MACs: the validation images
 are divided in two halves. The search measures and chooses on the first half. On the second half its
-pick is compared with 500 random subnets (uniform over genes, within the limit), in two ways:
+pick is compared with 500 random subnets (uniform over genes, within the limit), in three ways:
 
-- with the one of the 500 that is best on the first half: random search with the same images, twelve
-  times as many measurements. Both picks are then read on images that chose neither.
-- with the one that is best on the second half itself: the most favourable of 500 looks at those
-  images. Its advantage is partly luck of the draw, so this regret is biased upwards.
+- *first half*: with the one of the 500 that is best on the first half. That is random search with
+  the same images and nine times as many measurements.
+- *cross-fitted*: with the best of the 500 on the second half, which is chosen on nine tenths of it
+  and read on the last tenth, for each tenth in turn: no image is read by a subnet that it chose.
+- *biased*: with the one that is best on the second half itself, read on the very images that chose
+  it. Its advantage is partly the luck of 500 draws, so this regret is too large, for the true best
+  subnet as well.
 
 Regret is in points of accuracy, positive where the search is worse; the standard error is that of
 the paired difference over the images of the second half. What each subnet answers right is kept in
@@ -32,7 +35,10 @@ from deploy.trained import Trained
 from nas.accuracy import batches
 from nas.plan import Plan
 from nas.planner import Request
+from server.run_folder import RunFolder
+from server.settings import check_settings
 from supernet import Architecture
+from supernet.config import flatten
 
 SHARES = (0.25, 0.5, 0.75)
 RANDOM = 500
@@ -96,6 +102,34 @@ def paired(other: np.ndarray, own: np.ndarray) -> str:
     return f"{difference.mean():+.2f} ± {error:.2f}{mark}"
 
 
+def cross_fitted(right: np.ndarray) -> np.ndarray:
+    """Return for each image whether it is answered by the subnet that is best on the other tenths.
+
+    Parameters
+    ----------
+    right
+        (subnets, images) of bool.
+    """
+    images = right.shape[1]
+    answers = np.empty(images, dtype=bool)
+    for tenth in np.array_split(np.random.default_rng(0).permutation(images), 10):
+        others = np.setdiff1d(np.arange(images), tenth)
+        answers[tenth] = right[right[:, others].mean(axis=1).argmax(), tenth]
+    return answers
+
+
+def training(run: RunFolder) -> str:
+    """Return the command that trains such a run, without its seed."""
+    defaults = flatten(check_settings({}))
+    own = ("run-dir", "seed", "num-classes", "in-channels", "image-size")
+    changed = {
+        key: value
+        for key, value in run.settings.items()
+        if key not in own and value != defaults.get(key)
+    }
+    return " ".join(["superfednas train", *(f"--{key} {value}" for key, value in changed.items())])
+
+
 def compare(run: Path, out: Path, images: int) -> list[str]:
     """Return the rows of one run."""
     trained = Trained.open(run)
@@ -125,11 +159,13 @@ def compare(run: Path, out: Path, images: int) -> list[str]:
         right = np.stack([answers.of(arch) for arch in track(random, f"{run.name} {share:.0%}")])
         by_first = right[right[:, first].mean(axis=1).argmax()]
         by_second = right[right[:, second].mean(axis=1).argmax()]
+        crossed = cross_fitted(right[:, second])
         rows.append(
             f"| {run.name} | {share:.0%} ({limit / 1e6:.2f}) | {plan.scorer['measured']} | "
             f"{plan.scorer['rank_correlation']:.2f} | {plan.seconds['search']:.4f} | "
             f"{own[second].mean():.2%} | {by_first[second].mean():.2%} | "
-            f"{paired(by_first[second], own[second])} | {by_second[second].mean():.2%} | "
+            f"{paired(by_first[second], own[second])} | {crossed.mean():.2%} | "
+            f"{paired(crossed, own[second])} | {by_second[second].mean():.2%} | "
             f"{paired(by_second[second], own[second])} | {len(second):,} |"
         )
         print(rows[-1], flush=True)
@@ -146,12 +182,15 @@ def main(
     """Print the table as Markdown."""
     torch.set_num_threads(threads)
     rows = [row for run in runs for row in compare(run, out, images)]
-    print("\n" + describe({"random subnets": RANDOM, "images": images or "all of validation"}))
-    print(
-        "| run | limit (MMACs) | measured | rank corr. | search, s | search's pick | best of 500 "
-        "on the first half | regret | best of 500 on the second half | regret, biased | images |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+    commands = {
+        f"`{run.name}` trained for {folder.info['round']} rounds by": f"`{training(folder)}`"
+        for run, folder in ((run, RunFolder.open(run)) for run in runs)
+    }
+    print("\n" + describe({"images": images or "all of validation", **commands}))
+    heads = ("run", "limit (MMACs)", "measured", "rank corr.", "search, s", "search's pick")
+    for way in ("first half", "cross-fitted", "biased"):
+        heads += (f"best of {RANDOM}, {way}", "regret")
+    print("| " + " | ".join([*heads, "images"]) + " |\n|" + "---|" * (len(heads) + 1))
     print("\n".join(rows))
 
 

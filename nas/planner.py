@@ -131,6 +131,10 @@ def make_plan(
         Where no subnet keeps the limits: said before anything is measured.
     """
     costs.check(request.limits)
+    if request.engine == "exact" and costs.space.chain is None:
+        raise ValueError(
+            f"engine = 'exact': the space {costs.space.name!r} is no chain of blocks; use evolution"
+        )
     if request.against:
         costs.least(request.against)  # says now if it cannot be told
     progress = progress or Silence()

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -80,3 +82,32 @@ def wait_until(condition, seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds} s")
         time.sleep(0.02)
+
+
+# A run that is the same whichever way it is run
+
+CLIENTS = 4
+SETTINGS: dict[str, object] = {
+    "rounds": 3,
+    "clients-per-round": 3,
+    "min-nodes": CLIENTS,
+    "local-steps": 3,
+    "seed": 7,
+    "evaluate-every": 2,
+    "device": "cpu",
+}
+
+
+def same_supernet(a: Path, b: Path) -> bool:
+    """Say whether two runs ended with the same bits."""
+    left, right = (load_file(path / "supernet.safetensors") for path in (a, b))
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].view(torch.int32), right[name].view(torch.int32)) for name in left
+    )
+
+
+def train_command(run_dir: Path, **settings: object) -> list[str]:
+    """Return ``superfednas train`` with these settings."""
+    values = {**SETTINGS, "clients": CLIENTS, "run-dir": str(run_dir), **settings}
+    options = [f"--{key}={value}" for key, value in values.items()]
+    return [sys.executable, "-m", "cli", "train", *options]

@@ -479,6 +479,10 @@ def test_a_space_without_a_chain() -> None:
     assert plan.engine == "evolution" and not plan.exact
     assert plan.chosen.costs["macs"] <= limits["macs"]
     assert plan.chosen.costs.keys() == {"macs", "params", "bytes", "memory"}
+    oracle = Oracle()
+    with pytest.raises(ValueError, match="the space 'mlp' is no chain of blocks; use evolution"):
+        make_plan(Request(limits, engine="exact"), Costs(of), measured=oracle)
+    assert not oracle.asked
 
 
 @pytest.mark.parametrize("count", [np.int64(1_000_000), np.float32(1_000_000), 1_000_000])

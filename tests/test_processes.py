@@ -2,58 +2,32 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import superfednas
 from deploy.trained import Trained
 from nas.measuring import Measured, ScoreBook
 from tests.processes import (
     BIN,
+    CLIENTS,
     ROOT,
+    SETTINGS,
     environment,
     free_ports,
     process,
     run_config,
-    wait_until,
+    same_supernet,
+    train_command,
 )
 
 pytestmark = pytest.mark.processes
-CLIENTS = 4
 # Ray gives its own server 30 s to start, which a busy machine with cold files can exceed.
 RAY_ATTEMPTS, RAY_DID_NOT_START = 3, "Timed out waiting for file"
-SETTINGS: dict[str, object] = {
-    "rounds": 3,
-    "clients-per-round": 3,
-    "min-nodes": CLIENTS,
-    "local-steps": 3,
-    "seed": 7,
-    "evaluate-every": 2,
-    "device": "cpu",
-}
-
-
-def same_supernet(a: Path, b: Path) -> bool:
-    """Say whether two runs ended with the same bits."""
-    left, right = (load_file(path / "supernet.safetensors") for path in (a, b))
-    return left.keys() == right.keys() and all(
-        torch.equal(left[name].view(torch.int32), right[name].view(torch.int32)) for name in left
-    )
-
-
-def train_command(run_dir: Path, **settings: object) -> list[str]:
-    """Return ``superfednas train`` with these settings."""
-    values = {**SETTINGS, "clients": CLIENTS, "run-dir": str(run_dir), **settings}
-    options = [f"--{key}={value}" for key, value in values.items()]
-    return [sys.executable, "-m", "cli", "train", *options]
 
 
 @pytest.fixture(scope="module")
@@ -192,46 +166,3 @@ def test_supernodes_score_what_one_would_count_on_the_pooled_images(tmp_path: Pa
             assert (found.correct, found.examples) == (expected.correct, expected.examples)
             assert found.examples == len(data.validation)
             assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-
-
-def rounds_done(run_dir: Path) -> int:
-    """Count the finished rounds in a run's metrics."""
-    path = run_dir / "metrics.jsonl"
-    return path.read_text().count('"kind": "round"') if path.exists() else 0
-
-
-def test_killed_in_the_middle_of_rounds_and_resumed_ends_with_the_same_bits(
-    tmp_path: Path,
-) -> None:
-    settings = {"rounds": 5, "local-steps": 12, "evaluate-every": 3}
-    env = environment(tmp_path)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(train_command(whole, **settings), env=env, cwd=ROOT, check=True, timeout=300)
-
-    command = train_command(broken, **settings)
-    for kill_in_round in (2, 4):
-        running = subprocess.Popen(
-            command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        wait_until(lambda: rounds_done(broken) >= kill_in_round - 1, 200, "the round")  # noqa: B023
-        time.sleep(0.15)  # some of the next round's clients have trained
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-        assert not (broken / "supernet.safetensors").exists(), "killed too late to show anything"
-        command = [sys.executable, "-m", "cli", "train", f"--resume={broken}"]
-    # A torn line, as a kill in the middle of a write leaves it.
-    with (broken / "metrics.jsonl").open("a") as metrics:
-        metrics.write('{"kind": "round", "rou')
-    subprocess.run(command, env=env, cwd=ROOT, check=True, timeout=300)
-    assert same_supernet(whole, broken)
-    assert comparable(whole) == comparable(broken)
-
-
-def comparable(run_dir: Path) -> list[dict]:
-    """Return the metrics without what a clock says."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        row.pop("seconds", None)
-        for client in row.get("clients", ()):
-            client.pop("seconds", None)
-    return rows
