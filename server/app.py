@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
     Parameters
     ----------
     values
-        Flat run-config. With ``resume``, the run folder's own settings count and the rest of
-        ``values`` is not looked at.
+        Flat run-config. With ``resume``, and with ``keep-going`` where ``run-dir`` holds a run,
+        that folder's own settings count and the rest of ``values`` is not looked at.
 
     Raises
     ------
@@ -76,6 +77,9 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
         run = RunFolder.open(settings.resume)
         if run.info["status"] == "finished":
             raise RunFolderError(f"{str(run.path)!r} has finished: there is nothing to resume")
+        settings = check_settings(run.settings)
+    elif settings.keep_going and (Path(settings.run_dir).expanduser() / "run.json").exists():
+        run = RunFolder.open(settings.run_dir)
         settings = check_settings(run.settings)
     data = None if settings.data.dataset == "none" else load_dataset(settings.data)
     settings = dataclasses.replace(settings, space=_fill(settings, data))
@@ -110,7 +114,10 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
         run.forget_after(point.round)
         strategy.rows = run.rows()
         strategy.policy.restore(point.memory["policy"])
+        strategy.roster.restore(point.memory["roster"])
         first = point.round + 1
+        for problem in run.damaged:
+            progress.note(f"{problem}: the checkpoint before it is taken")
         progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
     progress.note(f"writing to {run.path}")
     strategy.summary()

@@ -1,27 +1,75 @@
 """Send messages and hand on each reply as it arrives.
 
 Flower's own ``send_and_receive`` returns when the last reply has come and keeps all in memory until
-then; pulling in short steps lets every reply be folded and dropped at once.
+then; pulling in short steps lets every reply be folded and dropped at once, and a round end when
+enough are in.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 _SHORTEST, _LONGEST, _GROWTH = 0.002, 0.25, 1.5
+Task = TypeVar("Task")
+
+
+@dataclass
+class Late(Generic[Task]):
+    """Messages whose exchange ended before they were answered.
+
+    Parameters
+    ----------
+    waiting
+        Message id to what was asked.
+    arrived
+        What was asked, and the reply that has come since.
+    """
+
+    waiting: dict[str, Task] = field(default_factory=dict)
+    arrived: list[tuple[Task, Message]] = field(default_factory=list)
+
+    def forget(self, overdue: Callable[[Task], bool]) -> None:
+        """Wait no longer for what is overdue."""
+        self.waiting = {key: task for key, task in self.waiting.items() if not overdue(task)}
+
+    def take(self) -> list[tuple[Task, Message]]:
+        """Return what has arrived, once."""
+        taken, self.arrived = self.arrived, []
+        return taken
 
 
 def exchange(
-    grid: Grid, messages: Sequence[Message], timeout: float
+    grid: Grid,
+    messages: Sequence[Message],
+    timeout: float,
+    *,
+    enough: Callable[[], bool] = lambda: False,
+    late: Late[Task] | None = None,
+    tasks: Sequence[Task] = (),
 ) -> Iterator[tuple[int, Message | None]]:
     """Push messages and yield (position in ``messages``, reply), in order of arrival.
 
-    A message that could not be pushed is yielded first, one without reply after ``timeout`` seconds
-    last, both with None. Replies are
-    matched by the message that they answer: an error made by the SuperLink names itself, not the
-    node, as its source.
+    A message that could not be pushed is yielded first, one without reply last, both with None.
+    Replies are matched by the message that they answer: an error made by the SuperLink names
+    itself, not the node, as its source.
+
+    Parameters
+    ----------
+    grid, messages
+        Where to and what.
+    timeout
+        Seconds after which no reply is waited for.
+    enough
+        Asked after every reply; once true, no further one is waited for.
+    late
+        Takes the messages that are not waited for any more, and the replies to those of earlier
+        exchanges that come during this one.
+    tasks
+        What ``late`` keeps of each message.
     """
     if not messages:
         return
@@ -32,14 +80,19 @@ def exchange(
     for index in sorted(set(range(len(messages))) - set(waiting.values())):
         yield index, None
     pause = _SHORTEST
-    while waiting and time.monotonic() < deadline:
-        arrived = list(grid.pull_messages(list(waiting)))
+    while waiting and time.monotonic() < deadline and not enough():
+        overdue = [] if late is None else list(late.waiting)
+        arrived = list(grid.pull_messages([*waiting, *overdue]))
         for reply in arrived:
             answered = reply.metadata.reply_to_message_id
             if answered in waiting:
                 yield waiting.pop(answered), reply
+            elif late is not None and answered in late.waiting:
+                late.arrived.append((late.waiting.pop(answered), reply))
         pause = _SHORTEST if arrived else min(pause * _GROWTH, _LONGEST)
         if waiting and not arrived:
             time.sleep(pause)
-    for index in waiting.values():
+    for identifier, index in waiting.items():
+        if late is not None:
+            late.waiting[identifier] = tasks[index]
         yield index, None

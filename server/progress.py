@@ -59,7 +59,12 @@ class Progress:
         if accepted:
             parts.append(f"loss {sum(c['loss'] for c in accepted) / len(accepted):.3f}")
         refused = len(row["clients"]) - len(accepted)
-        parts.append(f"{len(accepted)} replies" + (f", {refused} refused" if refused else ""))
+        late = len(row.get("late", ()))
+        parts.append(
+            f"{len(accepted)} replies"
+            + (f", {refused} missing or refused" if refused else "")
+            + (f", {late} late" if late else "")
+        )
         parts.append(f"{amount(traffic(row))} sent and received")
         parts.append(f"{row['seconds']:.1f} s")
         parts.append(f"{self.left(row['round'])} left")

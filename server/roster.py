@@ -1,11 +1,14 @@
 """Which nodes are there, what they are called and what they can hold.
 
 Node ids are random, so a node is asked once who it is (its stable name, budget and examples) by a
-``query`` message; only nodes not seen before are asked.
+``query`` message; only nodes not seen before are asked, and from time to time those that did not
+answer. A node that is started again has another id and the same name: it takes its name over once
+messages to the old id fail.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -18,6 +21,7 @@ from supernet.config import Scalar
 from supernet.wire import CONFIG, PROTOCOL
 
 _SAID = 3
+_ASK_AGAIN = 60.0  # seconds: as long as Flower calls a node online that has gone
 _OPTIONAL = ("max-macs", "max-params", "num-partitions")
 
 
@@ -41,6 +45,8 @@ class Roster:
         Called with a sentence when a node is left out.
     timeout
         Seconds for the answers to a query.
+    max_failures, rest_rounds
+        A node that has failed so many rounds in a row is left out of so many; 0 failures is never.
 
     Attributes
     ----------
@@ -57,6 +63,8 @@ class Roster:
         question: Mapping[str, Scalar],
         note: Callable[[str], None],
         timeout: float,
+        max_failures: int = 0,
+        rest_rounds: int = 1,
     ) -> None:
         self.space = space
         self.policy = policy
@@ -64,16 +72,24 @@ class Roster:
         self.question = question
         self.note = note
         self.timeout = timeout
+        self.max_failures, self.rest_rounds = max_failures, rest_rounds
         self._known: dict[int, Client | None] = {}
+        self._silent: dict[int, float] = {}  # node to when it is asked again
+        self._holders: dict[str, int] = {}
+        self._failing: set[int] = set()
+        self._failures: Counter[str] = Counter()
+        self._resting: dict[str, int] = {}  # name to the last round that it is left out of
         self._refused: dict[str, list[str]] = {}
         self.parts = 0
 
     def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
         """Ask new nodes who they are and return the usable ones by name, in the names' order."""
         online = sorted(grid.get_node_ids())
-        self._ask(grid, [node for node in online if node not in self._known])
+        now = time.monotonic()
+        again = [node for node in online if self._silent.get(node, now) < now]
+        self._ask(grid, [*(node for node in online if node not in self._known), *again])
         usable: dict[str, tuple[int, Client]] = {}
-        for node in online:
+        for node in self._by_claim(online):
             client = self._known[node]
             if client is None:
                 continue
@@ -87,7 +103,56 @@ class Roster:
                 )
             else:
                 usable[client.name] = (node, client)
+                self._hold(client.name, node)
         return dict(sorted(usable.items(), key=lambda item: client_order(item[0])))
+
+    def _by_claim(self, online: Sequence[int]) -> list[int]:
+        """Order nodes by their right to a name: who answers, then who held it before."""
+
+        def right(node: int) -> tuple[bool, bool]:
+            client = self._known[node]
+            holds = client is not None and self._holders.get(client.name) == node
+            return node in self._failing, not holds
+
+        return sorted(online, key=right)
+
+    def _hold(self, name: str, node: int) -> None:
+        before = self._holders.get(name, node)
+        if before != node:
+            self.note(f"client {name} has come back as node {node}; node {before} does not answer")
+        self._holders[name] = node
+
+    # Who answers
+
+    def answered(self, name: str, node: int) -> None:
+        """Note a usable reply."""
+        self._failing.discard(node)
+        del self._failures[name]
+
+    def failed(self, name: str, node: int, round: int, reason: str) -> None:  # noqa: A002
+        """Note a round without a usable reply; a node that fails too often rests, and is named."""
+        self._failing.add(node)
+        self._failures[name] += 1
+        if self.max_failures and self._failures[name] >= self.max_failures:
+            self._resting[name] = round + self.rest_rounds
+            self.note(
+                f"client {name} rests until round {self._resting[name]}: no usable reply in "
+                f"{self._failures.pop(name)} rounds ({reason})"
+            )
+
+    def rested(self, names: Iterable[str], round: int) -> list[str]:  # noqa: A002
+        """Return those of the clients that do not rest in a round; all where all of them do."""
+        every = list(names)
+        awake = [name for name in every if self._resting.get(name, 0) < round]
+        return awake or every
+
+    def state(self) -> dict[str, Any]:
+        """Return who has failed and who rests, for a checkpoint."""
+        return {"failures": dict(self._failures), "resting": dict(self._resting)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint says."""
+        self._failures, self._resting = Counter(state["failures"]), dict(state["resting"])
 
     def wait_for(
         self, grid: Grid, least: int, seconds: float, *, wanted: str
@@ -137,7 +202,11 @@ class Roster:
             for node in nodes
         ]
         for index, reply in exchange(grid, messages, self.timeout):
-            self._known[nodes[index]] = self._read(nodes[index], reply)
+            node = nodes[index]
+            self._silent.pop(node, None)
+            self._known[node] = self._read(node, reply)
+            if reply is None or reply.has_error():
+                self._silent[node] = time.monotonic() + _ASK_AGAIN
 
     def _read(self, node: int, reply: Message | None) -> Client | None:
         if reply is None or reply.has_error():

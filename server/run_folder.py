@@ -2,6 +2,7 @@
 
 ``run.json``             format version, settings, versions, how far the run is
 ``metrics.jsonl``        a line a round, an evaluation, a summary
+``metrics.prom``         the newest of them for Prometheus
 ``checkpoints/``         the last few states with the policy's counters, each with a checksum
 ``supernet.safetensors`` the trained weights, once the run has ended
 
@@ -66,10 +67,16 @@ class RunFolder:
     ----------
     path
         The folder. Use :meth:`create` or :meth:`open`.
+
+    Attributes
+    ----------
+    damaged
+        A sentence for each checkpoint that :meth:`latest` has passed by.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damaged: list[str] = []
         self.info: dict[str, Any] = {}
 
     @classmethod
@@ -187,18 +194,25 @@ class RunFolder:
         self.save_info()
 
     def latest(self) -> Checkpoint:
-        """Read the newest checkpoint.
+        """Read the newest checkpoint that is whole.
+
+        A damaged one is passed by; :attr:`damaged` says which, and why.
 
         Raises
         ------
         RunFolderError
-            Where there is none, or it is damaged.
+            Where there is none, or all are damaged.
         """
-        found = self._checkpoints()
-        if not found:
-            raise RunFolderError(f"{str(self.path)!r} has no checkpoint to go on from")
-        state, about = read_tensors(found[-1])
-        return Checkpoint(int(about["round"]), state, about["memory"])
+        self.damaged = []
+        for path in reversed(self._checkpoints()):
+            try:
+                state, about = read_tensors(path)
+                return Checkpoint(int(about["round"]), state, about["memory"])
+            except RunFolderError as error:
+                self.damaged.append(str(error))
+        if self.damaged:
+            raise RunFolderError("no checkpoint is whole: " + "; ".join(self.damaged))
+        raise RunFolderError(f"{str(self.path)!r} has no checkpoint to go on from")
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("round-*.safetensors"))

@@ -82,6 +82,38 @@ class Settings:
     round_timeout: float = setting(
         3600.0, "seconds after which a round goes on without a reply", above=0
     )
+    over_sample: int = setting(
+        0, "clients asked a round beyond clients-per-round, for those that will not answer", low=0
+    )
+    min_replies: int = setting(
+        0,
+        "usable replies after which a round closes; 0 waits for all, with over-sample for "
+        "clients-per-round",
+        low=0,
+    )
+    min_weight: float = setting(
+        0.0,
+        "share of the round's weight after which it closes, together with min-replies",
+        low=0,
+        high=1,
+    )
+    late_replies: str = setting(
+        "drop",
+        "what becomes of a reply after its round has closed: drop, or fold (into the next round)",
+        choices=("drop", "fold"),
+    )
+    staleness: float = setting(
+        0.5, "factor of a late reply's weight for every round that it is late", above=0, high=1
+    )
+    max_failures: int = setting(
+        3, "rounds in a row without a usable reply after which a node rests; 0 is never", low=0
+    )
+    rest_rounds: int = setting(
+        10,
+        "rounds that such a node is left out, and that a node still at work on an earlier round "
+        "is waited for before it is asked again",
+        low=1,
+    )
     node_timeout: float = setting(120.0, "seconds to wait for enough nodes", above=0)
     min_nodes: int = setting(
         0, "nodes to wait for before the first round; 0 is clients-per-round", low=0
@@ -89,6 +121,9 @@ class Settings:
 
     run_dir: str = setting("", "run folder; empty is ~/.superfednas/runs/<time>-<space>")
     resume: str = setting("", "run folder to go on with; its own settings then count")
+    keep_going: bool = setting(
+        False, "go on with run-dir where it holds an unfinished run, else start it"
+    )
     from_run: str = setting("", "run folder whose weights to start from")
     score_run: str = setting(
         "",
@@ -109,6 +144,11 @@ class Settings:
             return None
         end = self.beta_end or 1 / self.clients_per_round
         return SCHEDULES[self.beta_schedule](self.beta_start, end, self.beta_share * self.rounds)
+
+    @property
+    def enough_replies(self) -> int:
+        """Usable replies after which a round may close; 0 is all of them."""
+        return self.min_replies or (self.clients_per_round if self.over_sample else 0)
 
     def lr(self) -> Schedule:
         """Return the learning rate over rounds counted from 0."""
@@ -165,6 +205,14 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
     if len(exclusive) > 1:
         given = " and ".join(f"{key} = {values[key]!r}" for key in exclusive)
         raise SettingsError(f"{given}: only one of them can be given")
+    if settings.keep_going and not settings.run_dir:
+        raise SettingsError("keep-going needs a run-dir to go on with")
+    asked = settings.clients_per_round + settings.over_sample
+    if settings.min_replies > asked:
+        raise SettingsError(
+            f"min-replies = {settings.min_replies}: only {asked} clients are asked a round "
+            "(clients-per-round and over-sample)"
+        )
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")
     return settings

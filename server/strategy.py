@@ -20,8 +20,10 @@ from nas.ladder import ladder
 from server.account import round_metrics, round_row
 from server.aggregation import OverlapAverage
 from server.assignment import Client, Policy, round_weights, sample_clients
+from server.closing import Closing, LateTask, check_late
 from server.evaluation import fuse_ladder, score_ladder
-from server.exchange import exchange
+from server.exchange import Late, exchange
+from server.exposition import exposition
 from server.plan import RoundPlan, train_messages
 from server.progress import Progress
 from server.replies import BadReply, FoldQueue, Reply, check_reply
@@ -30,6 +32,7 @@ from server.run_folder import Checkpoint, RunFolder
 from server.settings import Settings
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
+from supernet.files import write_whole
 from supernet.wire import source_fingerprint, unpack
 
 Row = dict[str, Any]
@@ -84,7 +87,10 @@ class SupernetStrategy(Strategy):
             question=flatten(settings.data) | {"seed": settings.seed},
             note=self.progress.note,
             timeout=settings.node_timeout,
+            max_failures=settings.max_failures,
+            rest_rounds=settings.rest_rounds,
         )
+        self.late: Late[LateTask] = Late()
         self._beta = settings.beta()
         self._lr = settings.lr()
         self._plan: RoundPlan | None = None
@@ -201,12 +207,24 @@ class SupernetStrategy(Strategy):
     def _round(self, number: int, grid: Grid) -> Row:
         started = time.monotonic()
         plan, messages = self._configure(number, grid)
-        row, rungs = self._fold(plan, exchange(grid, messages, self.settings.round_timeout))
+        closing = Closing(plan, self.settings.enough_replies, self.settings.min_weight)
+        replies = exchange(
+            grid,
+            messages,
+            self.settings.round_timeout,
+            enough=closing.enough,
+            late=self.late,
+            tasks=[LateTask(plan, index) for index in range(len(messages))],
+        )
+        row, rungs = self._fold(plan, replies, closing)
         row["seconds"] = time.monotonic() - started
         self._record(row)
         self.progress.round(row)
         if plan.evaluate:
             self._evaluate(number, rungs)
+        if self.run_folder is not None:
+            text = exposition(self.rows, self.settings.rounds)
+            write_whole(self.run_folder.path / "metrics.prom", text)
         if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
             self._checkpoint(number)
         for hook in self._hooks:
@@ -220,7 +238,8 @@ class SupernetStrategy(Strategy):
 
     def _checkpoint(self, number: int) -> None:
         if self.run_folder is not None:
-            point = Checkpoint(number, self.state, {"policy": self.policy.state()})
+            memory = {"policy": self.policy.state(), "roster": self.roster.state()}
+            point = Checkpoint(number, self.state, memory)
             self.run_folder.checkpoint(point, self.settings.keep_checkpoints)
 
     # Orders
@@ -273,9 +292,14 @@ class SupernetStrategy(Strategy):
             least, why = 1, f"round {number}"
         self._met = True
         usable = self.roster.wait_for(grid, least, s.node_timeout, wanted=why)
-        if len(usable) < wanted:
-            self.progress.note(f"round {number}: only {len(usable)} of {wanted} clients are there")
-        sampled = sample_clients(list(usable), wanted, s.seed, number)
+        self.late.forget(lambda task: number - task.plan.round > s.rest_rounds)
+        busy = {task.client for task in self.late.waiting.values()}
+        free = [name for name in usable if name not in busy] or list(usable)
+        awake = self.roster.rested(free, number)
+        wanted += s.over_sample
+        if len(awake) < wanted:
+            self.progress.note(f"round {number}: only {len(awake)} of {wanted} clients are there")
+        sampled = sample_clients(awake, wanted, s.seed, number)
         clients = [usable[name][1] for name in sampled]
         return clients, {client.name: usable[client.name][0] for client in clients}
 
@@ -309,7 +333,7 @@ class SupernetStrategy(Strategy):
         plan = self._plan
         if plan is None or plan.round != server_round:
             raise ValueError(f"aggregate_train({server_round}) without its configure_train")
-        row, _ = self._fold(plan, self._placed(plan, replies))
+        row, _ = self._fold(plan, self._placed(plan, replies), Closing(plan, 0, 0.0))
         self._record(row | {"seconds": 0.0})
         return ArrayRecord(self.state), round_metrics(row)
 
@@ -334,7 +358,10 @@ class SupernetStrategy(Strategy):
             yield index, None
 
     def _fold(
-        self, plan: RoundPlan, replies: Iterable[tuple[int, Message | None]]
+        self,
+        plan: RoundPlan,
+        replies: Iterable[tuple[int, Message | None]],
+        closing: Closing,
     ) -> tuple[Row, list[Row]]:
         s = self.settings
         average = OverlapAverage(self.state)
@@ -346,11 +373,12 @@ class SupernetStrategy(Strategy):
             flat = None
             try:
                 if message is None:
-                    raise BadReply(f"no reply within {s.round_timeout:g} s")
+                    raise BadReply(closing.missed(s.round_timeout))
                 reply = check_reply(message, plan.expected(index, self.space, s.wire_dtype))
                 self._compare_code(names[index], reply)
                 flat = reply.flat
                 found[index] = replace(reply, flat=flat[:0])
+                closing.count(names[index])
             except BadReply as reason:
                 found[index] = str(reason)
                 self.progress.note(f"round {plan.round}: client {names[index]} refused: {reason}")
@@ -358,11 +386,49 @@ class SupernetStrategy(Strategy):
                 arch = plan.assignment[names[turn]]
                 update = unpack(ready, self.space.shapes(arch), s.wire_dtype)
                 average.add(update, plan.weights[names[turn]], self.space.boxes(arch))
-        if any(isinstance(entry, Reply) for entry in found.values()):
+        late = self._fold_late(plan.round, average)
+        if any(isinstance(entry, Reply) for entry in found.values()) or any(
+            row["folded"] for row in late
+        ):
             self.state = average.result()
         self._last_refusals = [entry for entry in found.values() if isinstance(entry, str)]
+        self._tell_roster(plan, found, closed_early=closing.enough())
         row, reports = round_row(plan, found, self.space, s.wire_dtype)
-        return row, fuse_ladder(self.space, self.ladder, reports)
+        return row | {"late": late}, fuse_ladder(self.space, self.ladder, reports)
+
+    def _fold_late(self, number: int, average: OverlapAverage) -> list[Row]:
+        """Fold, or only count, the replies to rounds that have closed; one row each."""
+        s, rows = self.settings, []
+        arrived = sorted(self.late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
+        for task, message in arrived:
+            plan, reply = task.plan, check_late(task, message, self.space, s.wire_dtype)
+            row = {"client": task.client, "round": plan.round, "folded": False, "reason": None}
+            if isinstance(reply, str):
+                row["reason"] = reply
+            elif s.late_replies == "fold":
+                arch = plan.assignment[task.client]
+                weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
+                update = unpack(reply.flat, self.space.shapes(arch), s.wire_dtype)
+                average.add(update, weight, self.space.boxes(arch))
+                row |= {"folded": True, "weight": weight}
+            rows.append(row)
+        return rows
+
+    def _tell_roster(
+        self, plan: RoundPlan, found: dict[int, Reply | str], *, closed_early: bool
+    ) -> None:
+        """Note who answered; who is only slower than a round that closed early has not failed."""
+        for index, (name, node) in enumerate(plan.nodes.items()):
+            entry = found.get(index)
+            if isinstance(entry, Reply):
+                self.roster.answered(name, node)
+            elif isinstance(entry, str) and not (closed_early and node in self._awaited()):
+                self.roster.failed(name, node, plan.round, entry)
+
+    def _awaited(self) -> set[int]:
+        """Return the nodes whose reply may still come."""
+        tasks = self.late.waiting.values()
+        return {task.plan.nodes[task.client] for task in tasks}
 
     def _compare_code(self, name: str, reply: Reply) -> None:
         """Say once when a client runs other code than the server."""
