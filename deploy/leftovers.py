@@ -97,7 +97,12 @@ def installed_apps() -> list[Finding]:
     if not broken:
         return [Finding("installed apps", OK, f"{len(newest)} of {len(folders)} looked at: whole")]
     return [
-        Finding("installed apps", FAULT, f"{path} is incomplete: {lack}", f"rm -r '{path}'")
+        Finding(
+            "installed apps",
+            FAULT,
+            f"{path} is incomplete: {lack}",
+            f"while no run is starting: rm -r '{path}'",
+        )
         for path, lack in broken.items()
     ]
 
