@@ -14,9 +14,23 @@ class RunInProgressError(RuntimeError):
     """The local SuperLink still works on a run."""
 
 
+def port() -> int:
+    """Return the port of the local SuperLink's Control API.
+
+    Raises
+    ------
+    ValueError
+        Where the environment names one that is no number.
+    """
+    text = os.environ.get(_PORT_VARIABLE, _PORT)
+    if not text.isdecimal():
+        raise ValueError(f"{_PORT_VARIABLE} = {text!r}: must be a port number")
+    return int(text)
+
+
 def find() -> list[psutil.Process]:
     """Return the local SuperLinks of this user that listen where ``flwr run`` looks for one."""
-    address = f"127.0.0.1:{os.environ.get(_PORT_VARIABLE, _PORT)}"
+    address = f"127.0.0.1:{port()}"
     found = []
     for process in psutil.process_iter(["cmdline", "uids"]):
         command = process.info["cmdline"] or []

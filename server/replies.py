@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from supernet import Architecture, Shape
 from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
 
 _LOAD_FAILED = 1
+_LARGEST = sys.float_info.max
 
 
 class BadReply(ValueError):  # noqa: N818 (it is quarantined, not raised at the user)
@@ -90,8 +92,9 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         raise BadReply("numbers that are not finite")
     values = {key: metrics.get(key) for key in ("num-examples", "loss", "seconds", "images")}
     for key, value in values.items():
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise BadReply(f"metric {key} = {value}: must be a finite number of at least 0")
+        # Compared, not converted: an integer may be larger than any float.
+        if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+            raise BadReply(f"metric {key} = {value!r:.100}: must be a finite number of at least 0")
     return Reply(
         flat=flat,
         examples=int(values["num-examples"]),

@@ -268,7 +268,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         note = json.loads(text)
         found = note.get("format")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise RunFolderError(f"{str(path)!r} is damaged: its note is no JSON object") from None
     if found != FORMAT:
         raise RunFolderError(

@@ -184,7 +184,10 @@ def _policy_class(name: str) -> type[Policy]:
         raise SettingsError(
             f"assignment = {name!r}: must be one of {', '.join(POLICIES)}, or module:Class"
         )
-    found = import_object(name, "assignment")
+    try:
+        found = import_object(name, "assignment")
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise SettingsError(f"assignment {name!r} is no subclass of server.assignment.Policy")
     return found

@@ -1,0 +1,118 @@
+"""`superfednas doctor`: what is wrong with this machine, or with a superlink, and the remedy.
+
+Where torch or Flower do not even import, `python -m deploy.doctor` looks at the machine all the
+same.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deploy import faults, leftovers, machine
+from deploy.finding import FAULT, WARNING, Finding
+from deploy.superlink import CONTROL, FLEET, Address, superlink
+
+Check = Callable[[], list[Finding]]
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def machine_checks() -> dict[str, Check]:
+    """Return the checks of this machine by name."""
+    return {
+        "versions": machine.versions,
+        "torch": machine.torch_computes,
+        "cores": machine.cores,
+        "memory": machine.memory,
+        "disk": machine.disk,
+        "ports": machine.ports,
+        "proxy": functools.partial(machine.proxies, LOOPBACK, os.environ),
+        "current folder": machine.shadowing,
+        "FLWR_HOME": leftovers.flower_folder,
+        "installed apps": leftovers.installed_apps,
+        "processes": leftovers.processes,
+        "Ray sessions": leftovers.ray_sessions,
+        "torn files": leftovers.torn_files,
+        "unfinished runs": leftovers.unfinished_runs,
+        "newest run": _newest_run,
+    }
+
+
+def superlink_checks(
+    fleet: str, control: str, certificates: Path | None, key: Path | None
+) -> dict[str, Check]:
+    """Return the checks of a superlink by name.
+
+    Parameters
+    ----------
+    fleet, control
+        ``HOST:PORT`` of what nodes and what ``flwr`` connect to; empty is not looked at.
+    certificates
+        The CA's certificate, for TLS.
+    key
+        A node's private key.
+
+    Raises
+    ------
+    ValueError
+        Where an address is none.
+    """
+    checks: dict[str, Check] = {}
+    given = [
+        Address.parse(api, text, certificates)
+        for api, text in ((FLEET, fleet), (CONTROL, control))
+        if text
+    ]
+    hosts = tuple(dict.fromkeys(address.host for address in given))
+    if hosts:
+        checks["proxy"] = functools.partial(machine.proxies, hosts, os.environ)
+    for address in given:
+        checks[address.api] = functools.partial(superlink, address, key)
+    return checks
+
+
+def log_checks(logs: Sequence[Path]) -> dict[str, Check]:
+    """Return a check for each log of a superlink, a node or a run."""
+    return {str(log): functools.partial(faults.log_faults, log) for log in logs}
+
+
+def examine(checks: dict[str, Check]) -> list[Finding]:
+    """Run checks one after another; one that cannot be made is a finding too."""
+    found: list[Finding] = []
+    for name, check in checks.items():
+        try:
+            found += check()
+        except Exception as error:  # noqa: BLE001 (a broken machine breaks checks in its own ways)
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            found.append(Finding(name, WARNING, f"could not be looked at: {said}"))
+    return found
+
+
+def status(found: Sequence[Finding]) -> int:
+    """Return the exit status: 1 where there is a fault."""
+    return int(any(finding.state == FAULT for finding in found))
+
+
+def describe(found: Sequence[Finding]) -> str:
+    """Return findings as lines, each remedy below its finding."""
+    lines = []
+    for finding in found:
+        lines.append(f"{finding.state:8}{finding.name}: {finding.found}")
+        if finding.remedy:
+            lines.append(f"{'':8}→ {finding.remedy}")
+    return "\n".join(lines)
+
+
+def _newest_run() -> list[Finding]:
+    from server.run_folder import LATEST, RunFolder, RunFolderError
+
+    try:
+        return faults.refusals(RunFolder.open(LATEST).path)
+    except (RunFolderError, FileNotFoundError):  # none yet, or none that has begun
+        return []
+
+
+if __name__ == "__main__":
+    results = examine(machine_checks())
+    print(describe(results))
+    raise SystemExit(status(results))

@@ -1,0 +1,33 @@
+"""What one check of `superfednas doctor` found."""
+
+from dataclasses import dataclass
+
+OK, WARNING, FAULT = "ok", "warning", "fault"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's answer.
+
+    Parameters
+    ----------
+    name
+        What was looked at.
+    state
+        ``ok``, ``warning`` (it works, but not as it could) or ``fault`` (it will not work).
+    found
+        What there is.
+    remedy
+        What to do, in one sentence; empty where there is nothing to do.
+    """
+
+    name: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def few(items: list[str], most: int = 5) -> str:
+    """Join the first few of many."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")

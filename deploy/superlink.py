@@ -1,0 +1,331 @@
+"""Checks of a superlink from where a node or `flwr` stands: reachable, TLS, key accepted.
+
+Nothing is changed there: no node is registered or activated. A superlink logs the questions.
+"""
+
+import contextlib
+import os
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.finding import FAULT, OK, WARNING, Finding, few
+
+FLEET, CONTROL = "Fleet API", "Control API"
+_DEFAULT_PORT = {FLEET: 9092, CONTROL: 9093}
+_PATIENCE = 5.0
+_SOON = 14 * 86_400.0
+_SETTINGS = 4  # type of the frame with which an HTTP/2 server begins
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+# Of openssl's x509_vfy.h
+_EXPIRED, _NOT_YET = 10, 9
+_OTHER_CA = (2, 7, 18, 19, 20, 21)
+_OTHER_HOST = (62, 64)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an API of a superlink listens, and how it is spoken to.
+
+    Parameters
+    ----------
+    api
+        :data:`FLEET` (nodes) or :data:`CONTROL` (``flwr``).
+    host, port
+        As given.
+    certificates
+        The CA's certificate; None for a superlink without TLS.
+    """
+
+    api: str
+    host: str
+    port: int
+    certificates: Path | None = None
+
+    @classmethod
+    def parse(cls, api: str, text: str, certificates: Path | None = None) -> "Address":
+        """Read ``HOST:PORT``.
+
+        Raises
+        ------
+        ValueError
+            Where it is none.
+        """
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError(
+                f"address {text!r}: must be HOST:PORT, as in 192.168.0.2:{_DEFAULT_PORT[api]}"
+            )
+        return cls(api, host.strip("[]"), int(port), certificates)
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def superlink(address: Address, key: Path | None = None) -> list[Finding]:
+    """Look at one API of a superlink.
+
+    Parameters
+    ----------
+    address
+        The API.
+    key
+        A node's private key.
+    """
+    found = [_reachable(address)]
+    if found[-1].state != FAULT:
+        found.append(_tls(address))
+    if found[-1].state == FAULT:
+        return found
+    private: Any = None
+    if key is not None:
+        problem, private = _load_key(key)
+        if private is None:
+            return [*found, problem]
+        if problem.state != OK:
+            found.append(problem)
+    ask = _ask_fleet if address.api == FLEET else _ask_control
+    try:
+        return [*found, *ask(address, private)]
+    except ImportError as error:  # these modules of Flower are its own affair
+        text = f"cannot be asked by this version of Flower: {error}"
+        return [*found, Finding(address.api, WARNING, text, "flwr supernode list")]
+
+
+# Reachable, TLS
+
+
+def _reachable(address: Address) -> Finding:
+    name = f"{address.api} {address.target}"
+    try:
+        with socket.create_connection((address.host, address.port), _PATIENCE):
+            return Finding(name, OK, "reachable")
+    except socket.gaierror as error:
+        remedy = "name the superlink by an address, or mend the name (DNS, /etc/hosts)"
+        return Finding(name, FAULT, f"the host's name is not known: {error.strerror}", remedy)
+    except ConnectionRefusedError:
+        api = "--fleet-api-address" if address.api == FLEET else "--control-api-address"
+        remedy = f"start flower-superlink there ({api} 0.0.0.0:{address.port} for other machines)"
+        return Finding(name, FAULT, "nobody listens there", remedy)
+    except OSError as error:
+        remedy = f"open port {address.port} in the firewall between, and look at the route"
+        return Finding(name, FAULT, f"not reachable: {error.strerror or error}", remedy)
+
+
+def _tls(address: Address) -> Finding:
+    plain = _is_plain(address)
+    name = "TLS"
+    if address.certificates is None:
+        if plain:
+            local = address.host in ("localhost", "127.0.0.1", "::1")
+            remedy = "" if local else "use TLS outside a trusted network: openssl, --ssl-certfile"
+            return Finding(name, OK if local else WARNING, "none, as asked", remedy)
+        text = "the superlink does not answer in plain text"
+        return Finding(name, FAULT, text, "if it speaks TLS: --root-certificates FILE of its CA")
+    if plain:
+        text = "the superlink speaks plain text"
+        remedy = "start it with --ssl-ca-certfile, --ssl-certfile and --ssl-keyfile, or connect "
+        return Finding(name, FAULT, text, remedy + "with --insecure and without root-certificates")
+    return _verified(address)
+
+
+def _is_plain(address: Address) -> bool:
+    """Say whether an HTTP/2 server answers without TLS."""
+    with contextlib.suppress(OSError), _connect(address) as plain:
+        plain.sendall(_HTTP2)
+        answer = plain.recv(9)
+        return len(answer) > 3 and answer[3] == _SETTINGS
+    return False
+
+
+def _connect(address: Address) -> socket.socket:
+    return socket.create_connection((address.host, address.port), _PATIENCE)
+
+
+def _verified(address: Address) -> Finding:
+    name, file = "TLS", address.certificates
+    try:
+        context = ssl.create_default_context(cafile=file)
+    except FileNotFoundError:
+        return Finding(name, FAULT, f"{file} is not there", "copy the CA's certificate there")
+    except (ssl.SSLError, OSError) as error:
+        remedy = "name the CA's certificate in PEM, the file of the superlink's --ssl-ca-certfile"
+        return Finding(name, FAULT, f"{file} cannot be used: {error}", remedy)
+    context.set_alpn_protocols(["h2"])
+    try:
+        until = str(_handshake(address, context).get("notAfter", ""))
+    except ssl.SSLCertVerificationError as error:
+        return _refused(address, context, error)
+    except (ssl.SSLError, OSError) as error:
+        text = f"the handshake fails: {error}"
+        return Finding(name, FAULT, text, "look whether a gRPC server with TLS listens there")
+    left = ssl.cert_time_to_seconds(until) - time.time()
+    if left < _SOON:
+        text = f"the superlink's certificate ends on {until}"
+        return Finding(name, WARNING, text, "make a new one and start the superlink with it")
+    return Finding(name, OK, f"verified with {file}, until {until}")
+
+
+def _handshake(address: Address, context: ssl.SSLContext) -> dict[str, Any]:
+    """Return the superlink's certificate."""
+    with (
+        _connect(address) as raw,
+        context.wrap_socket(raw, server_hostname=address.host) as wrapped,
+    ):
+        return dict(wrapped.getpeercert() or {})
+
+
+def _refused(
+    address: Address, context: ssl.SSLContext, error: ssl.SSLCertVerificationError
+) -> Finding:
+    """Name why a certificate is not accepted."""
+    code = error.verify_code
+    if code == _EXPIRED:
+        text, remedy = "the certificate has expired", "make a new one, or set this machine's clock"
+    elif code == _NOT_YET:
+        text, remedy = "the certificate is not valid yet", "set this machine's clock (NTP)"
+    elif code in _OTHER_CA:
+        text = f"the certificate was not signed by the CA of {address.certificates}"
+        remedy = "name the CA's certificate that signed it, the superlink's --ssl-ca-certfile"
+    elif code in _OTHER_HOST:
+        context.check_hostname = False
+        names = [value for _, value in _handshake(address, context).get("subjectAltName", ())]
+        text = f"the certificate is for {few(names) or 'no host'}, not for {address.host}"
+        remedy = "use one of these names, or make the certificate with "
+        remedy += f"subjectAltName={'IP' if _is_ip(address.host) else 'DNS'}:{address.host}"
+    else:
+        text, remedy = f"not verified: {error.verify_message}", "make the certificates anew"
+    return Finding("TLS", FAULT, text, remedy)
+
+
+def _is_ip(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdecimal()
+
+
+# What it says of a key, and of its nodes
+
+
+def _load_key(path: Path) -> tuple[Finding, Any]:
+    """Read a private key as flower-supernode does."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    make = "make one: ssh-keygen -t ecdsa -b 384 -N '' -f NODE"
+    try:
+        private = load_ssh_private_key(path.expanduser().read_bytes(), None)
+    except OSError as error:
+        return Finding("key", FAULT, f"{path} cannot be read: {error.strerror}", make), None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        text = f"{path} holds no private key of ssh without a password"
+        return Finding("key", FAULT, text, make), None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        return Finding("key", FAULT, f"{path} is no key of an elliptic curve", make), None
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        text = f"other users of this machine may read {path}"
+        return Finding("key", WARNING, text, f"chmod 600 {path}"), private
+    return Finding("key", OK, f"{path} can be used"), private
+
+
+def _ask(address: Address, private: Any, method: Callable[[Any], Any], request: Any) -> Any:
+    """Return the answer of a method of a channel's stub, or its ``grpc.RpcError``."""
+    import grpc
+    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+
+    if address.certificates is None:
+        channel = grpc.insecure_channel(address.target)
+    else:
+        trusted = grpc.ssl_channel_credentials(address.certificates.read_bytes())
+        channel = grpc.secure_channel(address.target, trusted)
+    with channel:
+        asking = channel
+        if private is not None:
+            signing = NodeAuthClientInterceptor(private, private.public_key())
+            asking = grpc.intercept_channel(channel, signing)
+        try:
+            return method(asking)(request, timeout=_PATIENCE)
+        except grpc.RpcError as error:
+            return error
+
+
+def _ask_fleet(address: Address, private: Any) -> list[Finding]:
+    """Ask whether this is the Fleet API, and whether a key is known there.
+
+    Activation with an interval of no length is always refused: for an unknown key by one status,
+    for a known one, whose interval is then looked at, by another. Nothing is activated. Whether
+    keys must be registered cannot be asked without registering one.
+    """
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest
+    from flwr.proto.fleet_pb2_grpc import FleetStub
+
+    public = b"" if private is None else _public_bytes(private)
+    request = ActivateNodeRequest(public_key=public, heartbeat_interval=0.0)
+    answer = _ask(address, private, lambda c: FleetStub(c).ActivateNode, request)
+    code, details = answer.code().name, str(answer.details())
+    if private is None and code == "UNAUTHENTICATED":
+        return [Finding(f"{address.api} {address.target}", OK, "answers; no key was named")]
+    if code == "INVALID_ARGUMENT":
+        return [Finding("key", OK, "known to the superlink")]
+    if code == "FAILED_PRECONDITION":
+        remedy = "with --enable-supernode-auth there: flwr supernode register NODE.pub CONNECTION; "
+        remedy += "without: start the node without a key"
+        return [Finding("key", FAULT, "not known to the superlink", remedy)]
+    if code == "UNAUTHENTICATED" and "timestamp" in details:
+        remedy = "set both clocks by NTP"
+        return [Finding("key", FAULT, "the clocks of node and superlink differ", remedy)]
+    return [_not_the_api(address, code, details)]
+
+
+def _ask_control(address: Address, private: Any) -> list[Finding]:
+    """Ask which nodes there are, and for the one of a key."""
+    from flwr.proto.control_pb2 import ListNodesRequest
+    from flwr.proto.control_pb2_grpc import ControlStub
+
+    answer = _ask(address, None, lambda c: ControlStub(c).ListNodes, ListNodesRequest())
+    if not hasattr(answer, "nodes_info"):
+        code, details = answer.code().name, str(answer.details())
+        if code == "UNAUTHENTICATED":
+            text = "the superlink wants an account to be logged in"
+            return [Finding("nodes", WARNING, text, "flwr login, then flwr supernode list")]
+        return [_not_the_api(address, code, details)]
+    states = [node.status for node in answer.nodes_info if node.status != "unregistered"]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    found = [Finding("nodes", OK, counts or "none yet")]
+    if private is not None:
+        public = _public_bytes(private)
+        own = [node for node in answer.nodes_info if node.public_key == public]
+        found.append(_node(own[-1].status if own else "unregistered"))
+    return found
+
+
+def _node(status: str) -> Finding:
+    if status == "unregistered":
+        remedy = "flwr supernode register NODE.pub CONNECTION, before the node is started"
+        return Finding("node of the key", FAULT, "not registered", remedy)
+    remedy = ""
+    if status == "online":
+        remedy = "if it has just been killed, start it again 60 s later, when its lease has ended"
+    return Finding("node of the key", OK, status, remedy)
+
+
+def _public_bytes(private: Any) -> bytes:
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    return public_key_to_bytes(private.public_key())
+
+
+def _not_the_api(address: Address, code: str, details: str) -> Finding:
+    name = f"{address.api} {address.target}"
+    if code == "UNIMPLEMENTED":
+        port = _DEFAULT_PORT[address.api]
+        text = f"another service than the {address.api} listens there"
+        return Finding(name, FAULT, text, f"name that API's port, by default {port}")
+    text = f"no answer by gRPC: {code} {details:.200}"
+    return Finding(name, FAULT, text, "look at the superlink's own log, and for a proxy between")

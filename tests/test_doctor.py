@@ -1,0 +1,587 @@
+"""The doctor: each check tells right from wrong, names the remedy and changes nothing."""
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cli
+from deploy import doctor, faults, leftovers, machine
+from deploy.finding import FAULT, OK, WARNING, Finding
+from deploy.superlink import FLEET, Address, superlink
+from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
+
+
+def states(found: list[Finding]) -> list[str]:
+    return [finding.state for finding in found]
+
+
+# All checks together
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_are_made() -> None:
+    def broken() -> list[Finding]:
+        raise RuntimeError("first line\nsecond")
+
+    found = doctor.examine({"odd": broken, "cores": machine.cores})
+    assert found[0] == Finding("odd", WARNING, "could not be looked at: first line")
+    assert found[1].name == "cores"
+    assert doctor.status(found) == 0
+    assert doctor.status([*found, Finding("x", FAULT, "")]) == 1
+    shown = doctor.describe([Finding("a", OK, "fine"), Finding("b", FAULT, "bad", "mend it")])
+    assert shown == "ok      a: fine\nfault   b: bad\n        → mend it"
+
+
+def test_where_torch_is_broken_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: wrong ELF class')\n")
+    env = environment(tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.doctor"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "fault   torch: does not work: ImportError: libtorch.so: wrong ELF class" in done.stdout
+    assert "ok      FLWR_HOME" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["torch.py"]
+
+
+def test_the_verb_answers_as_json_and_by_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports(1)
+    arguments = ["doctor", "--superlink", f"127.0.0.1:{port}", "--json"]
+    assert cli.app(arguments, standalone_mode=False) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found[-1]["state"] == FAULT
+    assert found[-1]["found"] == "nobody listens there"
+    log = tmp_path / "superlink.log"
+    log.write_text("Timed out waiting for file /tmp/ray/x\n")
+    assert cli.app(["doctor", "--log", str(log)], standalone_mode=False) == 0
+    assert "run it again" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--superlink or --control"):
+        cli.app(["doctor", "--key", "node0"], standalone_mode=False)
+
+
+# The machine
+
+
+def test_versions_are_held_against_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = machine.importlib.metadata.version
+    assert states(machine.versions()) == [OK, OK]
+
+    def other(name: str) -> str:
+        if name == "torchvision":
+            raise machine.importlib.metadata.PackageNotFoundError
+        return {"flwr": "1.32.0", "torch": "2.10.1"}.get(name) or real(name)
+
+    monkeypatch.setattr(machine.importlib.metadata, "version", other)
+    found = {finding.name: finding for finding in machine.versions()}
+    assert found["flwr"].state == found["torch"].state == FAULT
+    assert found["torch"].remedy == "pip install 'torch>=2.11'"
+    assert found["torchvision"].state == WARNING
+    assert "packages" not in found
+
+
+def test_a_torch_that_computes_wrongly_or_does_not_fit_torchvision_is_named() -> None:
+    right = {"torch": "2.15", "sum": 512.0, "gpu": "", "torchvision": "0.29"}
+    assert states(machine._read_torch(right)) == [OK, OK]
+    assert states(machine._read_torch(right | {"sum": 511.0})) == [FAULT, OK]
+    assert states(machine._read_torch(right | {"torchvision": ""})) == [OK, OK]
+    assert states(machine._read_torch({**right, "problem": "nms"})) == [OK, WARNING]
+
+
+@pytest.mark.processes
+def test_the_installed_torch_computes() -> None:
+    assert machine.torch_computes()[0].state == OK
+
+
+def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+    assert machine.available_memory(tmp_path) > 2**20
+    for most, left in (("1000", 300), ("max", None), ("500", 0)):
+        (tmp_path / "memory.max").write_text(most + "\n")
+        (tmp_path / "memory.current").write_text("700\n")
+        found = machine.available_memory(tmp_path)
+        assert found == left if left is not None else found > 2**20
+
+
+def test_a_taken_port_is_told_with_its_program() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = machine._port(port, "Fleet API", "another one")
+        assert (found.state, found.remedy) == (WARNING, "another one")
+        assert f"(process {os.getpid()})" in found.found
+    assert machine._port(port, "Fleet API", "another one").state == OK
+
+
+@pytest.mark.parametrize(
+    ("variables", "through"),
+    [
+        ({}, ()),
+        ({"http_proxy": ""}, ()),
+        ({"HTTP_PROXY": "http://p"}, ()),  # gRPC does not read it
+        ({"http_proxy": "http://p"}, ("127.0.0.1", "lab.example")),
+        ({"grpc_proxy": "http://p", "no_proxy": "lab.example"}, ("127.0.0.1",)),
+        ({"https_proxy": "http://p", "no_proxy": "127.0.0.0/8, .example"}, ()),
+        ({"https_proxy": "h", "no_grpc_proxy": "x", "no_proxy": "127.0.0.1"}, ("127.0.0.1",)),
+    ],
+)
+def test_proxies_that_grpc_would_use_are_named(
+    variables: dict[str, str], through: tuple[str, ...]
+) -> None:
+    (found,) = machine.proxies(("127.0.0.1", "lab.example"), variables)
+    assert found.state == (FAULT if through else OK)
+    for host in through:
+        assert host in found.found
+        assert host in found.remedy
+
+
+def test_a_folder_that_hides_the_rooms_is_named(tmp_path: Path) -> None:
+    assert states(machine.shadowing(tmp_path)) == [OK]
+    assert states(machine.shadowing(ROOT)) == [OK]
+    (tmp_path / "client").mkdir()
+    assert states(machine.shadowing(tmp_path)) == [OK]
+    (tmp_path / "client" / "__init__.py").touch()
+    (found,) = machine.shadowing(tmp_path)
+    assert found.state == WARNING and "client" in found.found
+
+
+# Flower's folder and leftovers
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
+    (tmp_path / "flwr").mkdir()
+    return tmp_path
+
+
+LAB = '[superlink]\ndefault = "lab"\n[superlink.lab]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "said"),
+    [
+        (LAB + 'address = "lab:9093"\ninsecure = true', OK, "default lab"),
+        ("[superlink\n", FAULT, "cannot be read"),
+        ('[superlink.lab]\naddress = "lab:9093"', FAULT, "default None"),
+        ('[superlink]\ndefault = "x"\n[superlink.lab]\naddress = "a:1"', FAULT, "'x'"),
+        (LAB, FAULT, "no address"),
+        (LAB + 'address = "a:1"\nroot-certificates = "ca.crt"', FAULT, "current folder"),
+        (LAB + 'address = "a:1"\nroot-certificates = "/no/ca.crt"', FAULT, "not there"),
+        (LAB + 'address = "a:1"\ninsecure = true\nroot-certificates = "/c"', FAULT, "insecure"),
+        (LAB + 'address = "a:1"\n[superlink.old]\n', WARNING, "superlink.old"),
+    ],
+)
+def test_the_connections_are_read(home: Path, text: str, state: str, said: str) -> None:
+    assert states(leftovers.flower_folder()) == [OK, OK]  # Flower writes the file itself
+    (home / "flwr" / "config.toml").write_text(text)
+    found = leftovers.flower_folder()[-1]
+    assert found.state == state and said in found.found
+    assert bool(found.remedy) == (state != OK)
+
+
+def test_a_home_that_is_a_file_is_a_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("FLWR_HOME", str(home / "file"))
+    assert states(leftovers.flower_folder()) == [FAULT]
+
+
+def an_app(home: Path) -> Path:
+    """Install an app of two packages, one of which imports from the other."""
+    app = home / "flwr" / "apps" / "me.app.1.0.abcdef01"
+    files = {
+        "pyproject.toml": '[tool.flwr.app.components]\nserverapp = "server.app:app"\n'
+        '[tool.hatch.build.targets.wheel]\npackages = ["server", "nets", "docs"]\n',
+        "server/app.py": "import numpy\nfrom nets.small import Net\nfrom . import other\n"
+        "from .docs.more import here\n",
+        "server/docs/more.py": "here = 1\n",
+        "nets/__init__.py": "",
+        "nets/small.py": "Net = 1\n",
+        "docs/a.md": "",
+    }
+    for name, text in files.items():
+        path = app / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return app
+
+
+def test_an_app_that_was_installed_in_part_is_to_be_removed(home: Path) -> None:
+    assert states(leftovers.installed_apps()) == [OK]
+    app = an_app(home)
+    assert states(leftovers.installed_apps()) == [OK]
+    (app / "nets" / "small.py").unlink()
+    (found,) = leftovers.installed_apps()
+    assert found.state == FAULT
+    assert "nets.small is missing" in found.found
+    assert found.remedy.endswith(f"rm -r '{app}'")
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "server/app.py", "docs/a.md"])
+def test_whatever_an_app_lacks_is_seen(home: Path, name: str) -> None:
+    app = an_app(home)
+    path = app / name
+    path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    assert leftovers.incomplete(app)
+
+
+def test_an_app_whose_file_was_cut_off_is_seen(home: Path) -> None:
+    app = an_app(home)
+    (app / "server" / "app.py").write_text("import numpy\nfrom nets.small import (\n")
+    assert leftovers.incomplete(app) == "server/app.py is cut off"
+
+
+def test_this_project_itself_is_whole() -> None:
+    assert leftovers.incomplete(ROOT) == ""
+
+
+def old(path: Path, seconds: float = 3600) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_torn_files_and_unfinished_runs_are_found_when_nobody_writes_them(home: Path) -> None:
+    assert states(leftovers.torn_files() + leftovers.unfinished_runs()) == [OK, OK]
+    run = home / ".superfednas" / "runs" / "a"
+    (run / "checkpoints").mkdir(parents=True)
+    info = run / "run.json"
+    info.write_text(json.dumps({"status": "running", "round": 4}))
+    torn = run / "checkpoints" / "round-000005.safetensors.part"
+    torn.touch()
+    assert states(leftovers.torn_files() + leftovers.unfinished_runs()) == [OK, OK]
+    old(torn)
+    old(info)
+    assert states(leftovers.unfinished_runs()) == [OK]  # no checkpoint: nothing to resume
+    (run / "checkpoints" / "round-000004.safetensors").touch()
+    (found,) = leftovers.unfinished_runs()
+    assert "after round 4" in found.found and f"--resume '{run}'" in found.remedy
+    (found,) = leftovers.torn_files()
+    assert str(torn) in found.remedy
+    info.write_text(json.dumps({"status": "interrupted", "round": 4}))
+    assert states(leftovers.unfinished_runs()) == [WARNING]
+    info.write_text(json.dumps({"status": "finished", "round": 4}))
+    assert states(leftovers.unfinished_runs()) == [OK]
+    info.write_text("{")
+    assert "cannot be read" in leftovers.unfinished_runs()[0].found
+    assert torn.exists()
+
+
+def test_rays_sessions_count_by_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "session_1").mkdir()
+    (tmp_path / "session_1" / "log").write_bytes(bytes(1000))
+    assert states(leftovers.ray_sessions(tmp_path)) == [OK]
+    monkeypatch.setattr(leftovers, "_RAY_BYTES", 999)
+    assert states(leftovers.ray_sessions(tmp_path)) == [WARNING]
+
+
+@pytest.mark.processes
+def test_a_process_that_outlived_its_superlink_is_found(tmp_path: Path) -> None:
+    sleep = "import time; time.sleep(60)"
+    for name in ("flwr-serverapp", "flower-superlink"):
+        (tmp_path / name).write_text(f"import subprocess, sys\n{sleep}\n")
+    (tmp_path / "flower-superlink").write_text(
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, {str(tmp_path / 'flwr-serverapp')!r}, '--own'])\n"
+        f"{sleep}\n"
+    )
+
+    def said() -> str:
+        return " ".join(f"{f.found} {f.remedy}" for f in leftovers.processes())
+
+    log = tmp_path / "log"
+    here = [sys.executable, str(tmp_path / "flwr-serverapp")]
+    parent = [sys.executable, str(tmp_path / "flower-superlink")]
+    with (
+        process(here, dict(os.environ), tmp_path, log) as left,
+        process(parent, dict(os.environ), tmp_path, log) as owner,
+    ):
+        children = leftovers.psutil.Process(owner).children
+        wait_until(lambda: children() and f"({left})" in said(), 30, "finding it")
+        wait_until(lambda: "--own" in children()[0].cmdline(), 30, "the child's start")
+        assert f"({children()[0].pid})" not in said()
+
+
+# Known faults
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("error 5: Node unavailable", "60 s later"),
+        ("no reply within 30 s", "round-timeout"),
+        ("error 8: ClientApp stopped responding.", "superfednas probe"),
+        ("error 0: ActorDiedError", "client-resources-num-cpus"),
+        ("error 1: no reason given", "same version"),
+        ("error 2: <class 'ValueError'>:<'x'>", "node config"),
+        ("error 3: message expired", "asked anew"),
+        ("numbers that are not finite", "lower lr"),
+        ("metric loss = nan: must be a finite number of at least 0", "lower lr"),
+        ("round 3 in place of 4", "not used"),
+        ("shape (3,) in place of (7,)", "same version"),
+        ("ValueError: No SuperNode found with the given public key.", "supernode register"),
+        ("SuperNode registration is disabled through Fleet API.", "ssh-keygen"),
+        ("SuperNode with node ID 12 could not be activated.", "at least 60 s"),
+        ("Connection to the SuperLink is unavailable", "--database"),
+        ("No heartbeat received from the task", "resume"),
+        ("Timed out waiting for file /tmp/ray", "run it again"),
+        ("Ssl handshake failed: SSL_ERROR_SSL", "--root-certificates"),
+    ],
+)
+def test_every_fault_has_its_remedy(reason: str, remedy: str) -> None:
+    fault = faults.known_fault(reason)
+    assert fault is not None and remedy in fault.remedy
+
+
+def test_error_numbers_are_not_mixed_up_and_other_lines_are_no_faults() -> None:
+    assert faults.known_fault("error 55: odd") is None
+    assert faults.known_fault("INFO: the shape of things, round 3 in place") is None
+
+
+def test_refusals_of_a_run_are_counted_by_fault(tmp_path: Path) -> None:
+    rows = [
+        {"kind": "round", "clients": [{"client": "b", "reason": "error 5: x"}, {"client": "a"}]},
+        {"kind": "round", "clients": [{"client": "a", "reason": "error 5: x"}]},
+        {"kind": "round", "clients": [{"client": "a", "reason": "numbers that are not finite"}]},
+        {"kind": "summary"},
+    ]
+    text = "\n".join(map(json.dumps, rows)) + '\n{"kind": "rou'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    first, second = faults.refusals(tmp_path)
+    assert first.found.startswith("2 × ") and "(a, b)" in first.found
+    assert second.found.startswith("1 × ") and "(a)" in second.found
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[-1]))
+    assert states(faults.refusals(tmp_path)) == [OK]
+
+
+# A superlink
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a CA, a certificate for localhost, an expired one, and another CA."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("certificates")
+    now = datetime.now(UTC)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name.from_rfc4514_string("CN=ca")
+
+    def make(name: str, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> None:
+        is_ca = subject == issuer
+        names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        extension = (
+            x509.BasicConstraints(ca=True, path_length=None)
+            if is_ca
+            else x509.SubjectAlternativeName(names)
+        )
+        certificate = (
+            x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=100))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(extension, critical=is_ca)
+            .sign(key if name == "other" else ca_key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        private = key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / f"{name}.crt").write_bytes(certificate.public_bytes(pem))
+        (folder / f"{name}.key").write_bytes(private)
+
+    make("ca", issuer, ca_key, 100)
+    make("other", issuer, ec.generate_private_key(ec.SECP256R1()), 100)
+    for name, days in (("good", 100), ("soon", 3), ("expired", -1)):
+        subject = x509.Name.from_rfc4514_string("CN=superlink")
+        make(name, subject, ec.generate_private_key(ec.SECP256R1()), days)
+    return folder
+
+
+@pytest.fixture
+def serving(certificates: Path) -> Iterator[Callable[[str], int]]:
+    """Serve TLS with a certificate; nothing is said after the handshake."""
+    stack: list[socket.socket] = []
+
+    def serve(name: str) -> int:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates / f"{name}.crt", certificates / f"{name}.key")
+        listening = socket.create_server(("127.0.0.1", 0))
+        stack.append(listening)
+
+        def answer() -> None:
+            while True:
+                try:
+                    raw, _ = listening.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(raw, server_side=True) as wrapped:
+                        wrapped.recv(1)
+                except OSError:
+                    raw.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        return int(listening.getsockname()[1])
+
+    yield serve
+    for each in stack:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("served", "host", "trusted", "state", "said"),
+    [
+        ("good", "127.0.0.1", "ca.crt", OK, "verified"),
+        ("good", "localhost", "ca.crt", OK, "verified"),
+        ("soon", "127.0.0.1", "ca.crt", WARNING, "ends on"),
+        ("expired", "127.0.0.1", "ca.crt", FAULT, "has expired"),
+        ("good", "127.0.0.1", "other.crt", FAULT, "not signed by the CA"),
+        ("good", "127.0.0.1", "good.key", FAULT, "cannot be used"),
+        ("good", "127.0.0.1", "none.crt", FAULT, "is not there"),
+        ("good", "127.0.0.1", "", FAULT, "not answer in plain text"),
+    ],
+)
+def test_tls_is_verified_and_what_does_not_fit_is_named(
+    served: str,
+    host: str,
+    trusted: str,
+    state: str,
+    said: str,
+    serving: Callable[[str], int],
+    certificates: Path,
+) -> None:
+    from deploy.superlink import _tls
+
+    file = certificates / trusted if trusted else None
+    found = _tls(Address(FLEET, host, serving(served), file))
+    assert found.state == state, found
+    assert said in found.found
+    assert bool(found.remedy) == (state != OK)
+
+
+def test_another_host_is_told_the_names_of_the_certificate(
+    serving: Callable[[str], int], certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy import superlink as module
+
+    port = serving("good")
+    there = module._connect(Address(FLEET, "127.0.0.1", port))
+    there.close()
+    monkeypatch.setattr(
+        module, "_connect", lambda _: socket.create_connection(("127.0.0.1", port), 5)
+    )
+    found = module._tls(Address(FLEET, "lab.example", port, certificates / "ca.crt"))
+    assert found.state == FAULT
+    assert found.found == "the certificate is for localhost, 127.0.0.1, not for lab.example"
+    assert "subjectAltName=DNS:lab.example" in found.remedy
+
+
+@pytest.mark.parametrize("text", ["lab", "lab:", ":9092", "lab:x", "lab:0", "lab:70000"])
+def test_a_wrong_address_is_one_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="must be HOST:PORT"):
+        Address.parse(FLEET, text)
+    assert Address.parse(FLEET, "[::1]:9092").target == "[::1]:9092"
+
+
+@pytest.mark.processes
+def test_a_real_superlink_says_whether_a_key_is_known(certificates: Path, tmp_path: Path) -> None:
+    own, fleet, control = free_ports(3)
+    (tmp_path / "flwr").mkdir()
+    (tmp_path / "flwr" / "config.toml").write_text(
+        f'[superlink]\ndefault = "dep"\n[superlink.dep]\naddress = "127.0.0.1:{control}"\n'
+        f'root-certificates = "{certificates / "ca.crt"}"\n'
+    )
+    env = environment(tmp_path)
+    command = [
+        str(BIN / "flower-superlink"),
+        f"--ssl-ca-certfile={certificates / 'ca.crt'}",
+        f"--ssl-certfile={certificates / 'good.crt'}",
+        f"--ssl-keyfile={certificates / 'good.key'}",
+        "--enable-supernode-auth",
+        f"--serverappio-api-address=127.0.0.1:{own}",
+        f"--fleet-api-address=127.0.0.1:{fleet}",
+        f"--control-api-address=127.0.0.1:{control}",
+    ]
+    key = tmp_path / "node0"
+    _ssh_key(key)
+    at = Address(FLEET, "127.0.0.1", fleet, certificates / "ca.crt")
+    administered = Address("Control API", "127.0.0.1", control, certificates / "ca.crt")
+    assert superlink(at)[-1].found == "nobody listens there"
+    with process(command, env, tmp_path, tmp_path / "superlink.log"):
+        wait_until(lambda: superlink(administered)[-1].found == "none yet", 60, "the start")
+        wait_until(lambda: states(superlink(at)) == [OK, OK, OK], 60, "the start")
+        assert superlink(at, key)[-1].found == "not known to the superlink"
+        assert superlink(administered, key)[-1].found == "not registered"
+        registered = subprocess.run(
+            [str(BIN / "flwr"), "supernode", "register", f"{key}.pub", "dep"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert registered.returncode == 0, registered.stdout + registered.stderr
+        for _ in range(2):  # asking activates nothing
+            assert superlink(at, key)[-1] == Finding("key", OK, "known to the superlink")
+            assert superlink(administered, key)[-1].found == "registered"
+        swapped = Address(FLEET, "127.0.0.1", control, certificates / "ca.crt")
+        assert "another service" in superlink(swapped)[-1].found
+        plain = Address(FLEET, "127.0.0.1", fleet)
+        assert "not answer in plain text" in superlink(plain)[-1].found
+
+
+def _ssh_key(path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    path.chmod(0o600)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    path.with_name(path.name + ".pub").write_bytes(public)
+
+
+def test_a_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    from deploy.superlink import _load_key
+
+    key = tmp_path / "node0"
+    assert _load_key(key)[0].state == FAULT
+    key.write_text("no key")
+    assert _load_key(key)[0].state == FAULT
+    _ssh_key(key)
+    assert _load_key(key)[0].state == OK
+    key.chmod(0o644)
+    problem, private = _load_key(key)
+    assert problem.state == WARNING and problem.remedy == f"chmod 600 {key}"
+    assert private is not None
