@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy import faults, leftovers, machine
 from deploy.finding import FAULT, WARNING, Finding
-from deploy.superlink import CONTROL, FLEET, Address, superlink
+from deploy.superlink_checks import CONTROL, FLEET, Address, superlink
 
 Check = Callable[[], list[Finding]]
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -16,7 +16,7 @@ import pytest
 import cli
 from deploy import doctor, faults, leftovers, machine
 from deploy.finding import FAULT, OK, WARNING, Finding
-from deploy.superlink import FLEET, Address, superlink
+from deploy.superlink_checks import FLEET, Address, superlink
 from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
 
 
@@ -473,7 +473,7 @@ def test_tls_is_verified_and_what_does_not_fit_is_named(
     serving: Callable[[str], int],
     certificates: Path,
 ) -> None:
-    from deploy.superlink import _tls
+    from deploy.superlink_checks import _tls
 
     file = certificates / trusted if trusted else None
     found = _tls(Address(FLEET, host, serving(served), file))
@@ -485,7 +485,7 @@ def test_tls_is_verified_and_what_does_not_fit_is_named(
 def test_another_host_is_told_the_names_of_the_certificate(
     serving: Callable[[str], int], certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy import superlink as module
+    from deploy import superlink_checks as module
 
     port = serving("good")
     there = module._connect(Address(FLEET, "127.0.0.1", port))
@@ -573,7 +573,7 @@ def _ssh_key(path: Path) -> None:
 
 
 def test_a_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    from deploy.superlink import _load_key
+    from deploy.superlink_checks import _load_key
 
     key = tmp_path / "node0"
     assert _load_key(key)[0].state == FAULT
