@@ -190,7 +190,8 @@ def search(
     request
         All that can be asked, for more than limits; ``limits`` are added to it.
     scores
-        Scores that are there already: ``nodes`` (:func:`score_nodes`), or a file.
+        Scores that are there already, and nothing is measured: ``kept`` (all that earlier searches
+        of this run have measured), ``nodes`` (:func:`score_nodes`), or a file.
     latency_table
         A table of another device. Without one, a limit on latency means this device: its table is
         measured where it is not there yet, and the chosen subnet is timed before it is taken.
@@ -225,6 +226,8 @@ def search(
             f"scores = {scores!r} are for score = 'regression'; asked is {request.score!r}"
         )
     progress = progress or Silence()
+    if trained.unfinished:
+        progress.note(f"{trained.unfinished}: the plan will be of its weights as they are now")
     table, here = None, False
     if latency_table:
         table = this_device.load_table(latency_table, trained.space)
@@ -257,7 +260,9 @@ def search(
                 "rounds": trained.rounds,
                 "space": trained.about_space(),
                 "data": images,
-                "latency": {} if table is None else {**table.device, "threads": table.threads},
+                "latency": {}
+                if table is None
+                else {**table.device, "threads": table.threads, "batch": batch},
             },
             progress=progress,
         )

@@ -194,7 +194,8 @@ def export(
 
     opened, trained = None, None
     if not arch:
-        opened = Plan.load(find_plan(plan))
+        opened_from = find_plan(plan)
+        opened = Plan.load(opened_from)
         trained = open_plan(opened, dataset)  # refuses a run that has other weights now
         arch = opened.chosen.text
     elif plan != LATEST:
@@ -238,6 +239,9 @@ def export(
             }
         )
         return
+    if opened is not None:
+        costs = opened.chosen.costs
+        print(f"{opened_from}: {costs['macs'] / 1e6:,.2f} MMACs, {costs['params']:,.0f} parameters")
     print(
         f"{written.path}: {written.size:,} bytes; its logits on {written.images} real images "
         f"differ by at most {written.difference:.1e} from PyTorch's (allowed: "

@@ -45,7 +45,7 @@ def search(
     ] = None,
     max_latency: Annotated[
         float | None,
-        _limit("Milliseconds a batch: on this device, or on that of --latency-table."),
+        _limit("Milliseconds a batch (a number): on this device, or that of --latency-table."),
     ] = None,
     latency_table: Annotated[
         Path | None, _limit("A table of `superfednas latency`, of this or another device.")
@@ -71,7 +71,8 @@ def search(
     scores: Annotated[
         str,
         typer.Option(
-            help="Scores that are there: nodes (`superfednas score`), or a file of another search.",
+            help="Scores that are there, so that nothing is measured: kept (all that earlier "
+            "searches measured), nodes (`superfednas score`), or a file.",
             rich_help_panel=_SCORES,
         ),
     ] = "",
@@ -199,7 +200,7 @@ def _draw(plan: "Plan", path: Path) -> list[Path]:
 def _describe(plan: "Plan", console: Console) -> None:
     """Print what was found, by which score, in what time."""
     said = [_scoring(plan)]
-    proof = "its optimum is proven" if plan.exact else "no proof"
+    proof = "the score's optimum is proven" if plan.exact else "no proof"
     said.append(
         f"searched {plan.looked_at:,} subnets in {plan.seconds['search']:.3f} s ({proof}); scoring "
         f"took {plan.seconds['scoring']:.1f} s"
@@ -301,7 +302,8 @@ def test(
     if json_:
         show(result)
         return
-    table = Table(title=f"test accuracy on {result['data']['name']}", title_justify="left")
+    title = f"test accuracy on {result['data']['name']}, {result['plan']}"
+    table = Table(title=title, title_justify="left")
     for heading in ("subnet", "accuracy", "± s.e.", "images"):
         table.add_column(heading)
     for name, row in {"chosen": result["chosen"], **result["ladder"]}.items():
@@ -312,5 +314,24 @@ def test(
             f"{row['examples']:,}",
         )
     console.print(table)
+    for line in _remarks(result):
+        console.print(line, markup=False, soft_wrap=True)
     if result["again"]:
         console.print(f"read on {result['read']}; not read again", markup=False)
+
+
+def _remarks(result: dict[str, Any]) -> list[str]:
+    """Say where a cheaper rung of the ladder does as well, as far as these images can tell."""
+    chosen = result["chosen"]
+    rivals = [
+        name
+        for name, row in result["ladder"].items()
+        if row["macs"] < chosen["macs"]
+        and row["accuracy"] + row["standard_error"] >= chosen["accuracy"]
+    ]
+    if not rivals:
+        return []
+    return [
+        f"on {chosen['examples']:,} images an accuracy is known to ± {chosen['standard_error']:.1%}"
+        f": {', '.join(rivals)}, which cost less, may well do as well"
+    ]

@@ -1,7 +1,6 @@
 """Verbs about search spaces: spaces, cost."""
 
 import dataclasses
-import inspect
 import json
 from typing import Annotated
 
@@ -50,20 +49,20 @@ def spaces(
                 if result.problem:
                     print(f"       {result.problem}")
         raise typer.Exit(1 if broken else 0)
-    table = Table("space", "subnets", "MMACs", "parameters", "what it is")
+    table = Table("space", "subnets", "MMACs", "parameters")
+    for column in table.columns:
+        column.no_wrap = True
     rows = []
-    for name, family in sorted(SPACES.items()):
+    for name in sorted(SPACES):
         space = SpaceOptions(name, *shape).load()
         ends = (space.smallest, space.largest)
         macs, params = [space.macs(a) for a in ends], [space.params(a) for a in ends]
-        about = (inspect.getdoc(family) or "").splitlines()[0]
         rows.append({"name": name, "size": space.size, "macs": macs, "params": params})
         table.add_row(
             name,
             f"{space.size:,}",
             f"{macs[0] / 1e6:.2f} to {macs[1] / 1e6:.2f}",
             f"{params[0]:,} to {params[1]:,}",
-            about,
         )
     if json_:
         show(rows)

@@ -115,6 +115,9 @@ def export(
                     f"the {format} file differs from the network by {difference:.3g} in a logit; "
                     f"{TOLERANCE:g} is allowed, so {out} is not written"
                 )
+            mode = Path(folder) / "mode"  # safetensors makes files that only their owner reads
+            mode.touch()
+            part.chmod(mode.stat().st_mode)
             part.replace(out)
     except OSError as error:
         raise DeployError(f"{out} cannot be written: {error}") from error

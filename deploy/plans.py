@@ -50,9 +50,12 @@ def open_plan(plan: Plan, dataset: str = "") -> Trained:
         raise PlanError("this plan is of a space that was not trained: there are no weights")
     trained = Trained.open(plan.run, dataset)
     if trained.weights != plan.weights:
+        remedy = "search again"
+        if trained.unfinished:
+            remedy = f"{trained.unfinished}; search again when it has ended"
         raise PlanError(
             f"{plan.run!r} has other weights (round {trained.rounds}) than when the plan was made "
-            f"(round {plan.rounds}): search again"
+            f"(round {plan.rounds}): {remedy}"
         )
     return trained
 
@@ -84,7 +87,8 @@ def tested(path: Path, dataset: str, progress: SearchProgress) -> dict[str, Any]
         raise ValueError(f"the test split of {data.name!r} has no images")
     rows = []
     for entry in (plan.chosen, *plan.ladder):
-        rows.append(_row(trained.score(trained.space.parse(entry.text), data.test)))
+        found = trained.score(trained.space.parse(entry.text), data.test)
+        rows.append({**_row(found), "macs": entry.costs["macs"]})
         progress.measuring(len(rows), 1 + len(plan.ladder), "test split")
     result: dict[str, Any] = {
         "plan": path.name,

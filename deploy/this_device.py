@@ -104,7 +104,6 @@ def proven(
         if timing.fastest_ms <= most:
             about = {
                 **plan.latency,
-                "batch": batch,
                 "predicted_ms": predicted,
                 "measured_ms": timing.fastest_ms,
                 "median_ms": timing.median_ms,

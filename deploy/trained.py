@@ -21,6 +21,8 @@ from supernet.config import Scalar, SettingsError, parse
 from supernet.digest import digest
 from supernet.wire import SpaceOptions
 
+KEPT = "kept"
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -98,6 +100,16 @@ class Trained:
         """The run's seed."""
         return int(self.run.settings["seed"])
 
+    @property
+    def unfinished(self) -> str:
+        """Say where the run is, if it has not ended; empty if it has."""
+        if self.run.info["status"] == "finished":
+            return ""
+        return (
+            f"{str(self.run.path)!r} has not finished: round {self.run.info['round']} of "
+            f"{self.run.settings['rounds']}, {self.run.info['status']}"
+        )
+
     def about_space(self) -> dict[str, Any]:
         """Return the options of :func:`supernet.load_space`, the space's name as ``space``."""
         return dataclasses.asdict(self.options)
@@ -148,16 +160,21 @@ class Trained:
         return score(module, split, data.mean, data.std, calibration=data.train)
 
     def book(self, scores: str) -> ScoreBook:
-        """Open scores that are there: ``nodes``, or a file.
+        """Open scores that are there: ``nodes``, ``kept`` (of earlier searches), or a file.
 
         Raises
         ------
         nas.measuring.ScoreBookError
             Where there are none, or they are another supernet's.
         """
-        path = self.score_file(NODES) if scores == NODES else Path(scores).expanduser()
+        if scores == KEPT:
+            path = self.score_file(self.data.validation.digest())
+        else:
+            path = self.score_file(NODES) if scores == NODES else Path(scores).expanduser()
         if not path.exists():
             hint = ""
+            if scores == KEPT:
+                hint = ": no search has measured subnets of this run on these images yet"
             if scores == NODES:
                 command = f"flwr run . --run-config \"score-run='{self.run.path}'\""
                 hint = f": the nodes have not scored yet ({command})"

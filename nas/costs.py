@@ -202,8 +202,9 @@ class Costs:
 
     def _excess(self, name: str, least: float, limits: Mapping[str, float]) -> str:
         if name == "latency":  # not rounded to less than is possible
-            return f"max-latency = {1.0005 * least:.4g} (asked: {limits[name]:.4g})"
-        return f"max-{name} = {least:,.0f} (asked: {limits[name]:,.0f})"
+            return f"max-latency = {1.0005 * least:.4g} ms (asked: {limits[name]:.4g})"
+        unit = " bytes" if name in ("bytes", "memory") else ""
+        return f"max-{name} = {least:,.0f}{unit} (asked: {limits[name]:,.0f})"
 
     def _beside_the_others(self, limits: Mapping[str, float]) -> tuple[dict[str, float], bool]:
         """Return the least of each cost with the other limits kept, where these can be kept.

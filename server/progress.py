@@ -24,12 +24,12 @@ class Progress:
         self.console = console or Console(highlight=False, width=_WIDTH)
         self.rounds = 0
         self.first = 1
-        self.started = time.monotonic()
+        self.started = self._after_first = time.monotonic()
 
     def start(self, first: int, rounds: int) -> None:
         """Begin with round ``first`` of ``rounds``."""
         self.first, self.rounds = first, rounds
-        self.started = time.monotonic()
+        self.started = self._after_first = time.monotonic()
 
     def note(self, text: str) -> None:
         """Say one sentence."""
@@ -72,7 +72,12 @@ class Progress:
 
     def left(self, done: int) -> str:
         """Return the expected time to the end."""
-        per_round = (time.monotonic() - self.started) / max(1, done - self.first + 1)
+        if done == self.first:
+            self._after_first = time.monotonic()
+        since, rounds = self.started, done - self.first + 1
+        if done > self.first:  # the first round starts processes and reads data
+            since, rounds = self._after_first, rounds - 1
+        per_round = (time.monotonic() - since) / max(1, rounds)
         return duration(per_round * (self.rounds - done))
 
     def _count(self, done: int) -> str:

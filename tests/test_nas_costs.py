@@ -180,9 +180,10 @@ def test_one_limit(name: str) -> None:
     with pytest.raises(NothingFits) as caught:
         costs.check({name: least - 1, "latency": np.inf})
     assert caught.value.nearest == {name: least}
+    unit = " bytes" if name in ("bytes", "memory") else ""
     assert str(caught.value) == (
-        f"no subnet of resnet-tiny is that small: the least possible is max-{name} = {least:,.0f} "
-        f"(asked: {least - 1:,.0f})"
+        f"no subnet of resnet-tiny is that small: the least possible is max-{name} = "
+        f"{least:,.0f}{unit} (asked: {least - 1:,.0f})"
     )
 
 
