@@ -40,9 +40,10 @@ def main() -> None:
         app()
     except Exception as error:
         from deploy.local_superlink import RunInProgressError
+        from deploy.superlink import SuperLinkError
         from server.app import USER_ERRORS
 
-        if not isinstance(error, (*USER_ERRORS, RunInProgressError)):
+        if not isinstance(error, (*USER_ERRORS, RunInProgressError, SuperLinkError)):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

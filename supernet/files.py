@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes | str, *, overwrite: bool = True) -> None:
+def write_whole(
+    path: Path, content: bytes | str, *, overwrite: bool = True, mode: int = 0o666
+) -> None:
     """Write a file under another name and put it in place when it is on the disk.
 
     Parameters
@@ -16,6 +18,8 @@ def write_whole(path: Path, content: bytes | str, *, overwrite: bool = True) -> 
     overwrite
         Replace a file that is there. Where it is False and two processes write at once, one of them
         fails, if the file system knows hard links.
+    mode
+        Permissions of the file from its first byte on, less the umask.
 
     Raises
     ------
@@ -23,7 +27,8 @@ def write_whole(path: Path, content: bytes | str, *, overwrite: bool = True) -> 
         Where there is a file and ``overwrite`` is False.
     """
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    part.unlink(missing_ok=True)  # one that a kill has left keeps its own permissions
+    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,188 @@
+"""A SuperLink elsewhere, through the ``flwr`` command: its nodes, and a run on it.
+
+``flwr`` looks for addresses in a file of the user's; here it gets a folder of its own for the time
+of a ``with`` block, so that an address is enough and the user's file stays as it is.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supernet.config import Scalar
+
+_NAME = "superfednas"
+_IN_USE = "already in use"
+_FINISHED = "finished:"
+COMPLETED = "finished:completed"
+
+
+class SuperLinkError(RuntimeError):
+    """A SuperLink that cannot be reached or says no; the message says why."""
+
+
+class SuperLink:
+    """A SuperLink's Control API; a context manager.
+
+    Parameters
+    ----------
+    address
+        ``HOST:PORT`` of the Control API (port 9093 by default).
+    root_certificates
+        The authority's certificate; without it the connection is in plain text.
+    """
+
+    def __init__(self, address: str, root_certificates: Path | None = None) -> None:
+        self.address = address
+        self.root_certificates = root_certificates
+        self._home = tempfile.TemporaryDirectory(prefix="superfednas-")
+
+    def __enter__(self) -> "SuperLink":
+        """Write down where the SuperLink is."""
+        trust = (
+            f"root-certificates = {json.dumps(str(self.root_certificates.resolve()))}"
+            if self.root_certificates
+            else "insecure = true"
+        )
+        Path(self._home.name, "config.toml").write_text(
+            f'[superlink]\ndefault = "{_NAME}"\n\n'
+            f"[superlink.{_NAME}]\naddress = {json.dumps(self.address)}\n{trust}\n"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was written."""
+        self._home.cleanup()
+
+    def online(self) -> int:
+        """Return the number of nodes that are connected.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer.
+        """
+        nodes = self._ask("supernode", "list", _NAME)["nodes"]
+        return sum(node["status"] == "online" for node in nodes)
+
+    def wait_for_nodes(self, least: int, seconds: float) -> int:
+        """Return the number of connected nodes once there are ``least``.
+
+        Raises
+        ------
+        SuperLinkError
+            After ``seconds`` with fewer, or where the SuperLink does not answer.
+        """
+        deadline = time.monotonic() + seconds
+        while (online := self.online()) < least:
+            if time.monotonic() > deadline:
+                raise SuperLinkError(
+                    f"{online} of {least} nodes are connected to {self.address} after {seconds:g} s"
+                )
+            time.sleep(1)
+        return online
+
+    def register(self, public_key: Path) -> bool:
+        """Register a node by its public key, so that it may connect.
+
+        Returns
+        -------
+        bool
+            False where it had been registered before.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer, or does not take the key.
+        """
+        try:
+            self._ask("supernode", "register", str(public_key.resolve()), _NAME)
+        except SuperLinkError as error:
+            if _IN_USE in str(error):
+                return False
+            raise
+        return True
+
+    def submit(self, app: Path, settings: Mapping[str, Scalar]) -> str:
+        """Start a run.
+
+        Parameters
+        ----------
+        app
+            The folder with the app's pyproject.toml.
+        settings
+            Its run-config.
+
+        Returns
+        -------
+        str
+            The run's id.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not take the run.
+        """
+        config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        answer = self._ask("run", str(app.resolve()), _NAME, "--run-config", config)
+        return str(answer["run-id"])
+
+    def follow(self, run: str) -> str:
+        """Show a run's log until the run has ended.
+
+        Returns
+        -------
+        str
+            How it ended: ``finished:completed``, ``finished:failed`` or ``finished:stopped``. The
+            exit status of ``flwr run --stream`` and ``flwr log`` says nothing about it.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer any more.
+        """
+        while not (status := self.status(run)).startswith(_FINISHED):
+            # It ends with the run, or where the connection breaks: then it is taken up again.
+            self._call(["log", run, _NAME, "--stream"], capture=False)
+            time.sleep(1)
+        return status
+
+    def status(self, run: str) -> str:
+        """Return a run's status, as ``flwr list`` tells it.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer, or does not know the run.
+        """
+        return str(self._ask("list", _NAME, "--run-id", run)["runs"][0]["status"])
+
+    def _ask(self, *arguments: str) -> dict[str, Any]:
+        """Return the JSON answer of a ``flwr`` command, whose exit status is 0 in any case."""
+        done = self._call([*arguments, "--format", "json"], capture=True)
+        start = done.stdout.find("{")
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
+        except ValueError:
+            answer = {}
+        if not answer.get("success"):
+            said = answer.get("error-message") or done.stderr or done.stdout
+            reason = " ".join(str(said).strip().split("\n\n")[-1].split())
+            raise SuperLinkError(f"flwr {arguments[0]} on {self.address}: {reason}")
+        return answer
+
+    def _call(self, arguments: list[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+        beside = str(Path(sys.executable).parent)
+        flwr = shutil.which("flwr", path=beside) or shutil.which("flwr")
+        if flwr is None:
+            raise SuperLinkError(f"there is no flwr command in {beside} or on the PATH")
+        environment = os.environ | {"FLWR_HOME": self._home.name, "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        return subprocess.run(
+            [flwr, *arguments], env=environment, capture_output=capture, text=True, check=False
+        )

@@ -1,0 +1,185 @@
+"""A SuperLink with TLS and node authentication, with real processes: who comes in, who does not."""
+
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import runner
+from deploy.credentials import Credentials, make_credentials
+from deploy.superlink import SuperLink, SuperLinkError
+from server.run_folder import RunFolder
+from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
+
+pytestmark = pytest.mark.processes
+
+
+class Deployment:
+    """A SuperLink, and what it takes to start nodes that wish to join it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = environment(home)
+        self.credentials = make_credentials(home / "keys", ["127.0.0.1"], ["known", "unknown"])
+        self.serverappio, self.fleet, self.control = free_ports(3)
+        self.superlink = SuperLink(
+            f"127.0.0.1:{self.control}", self.credentials.authority_certificate
+        )
+
+    def started(self) -> contextlib.AbstractContextManager[int]:
+        keys = self.credentials.folder / "superlink"
+        command = [
+            str(BIN / "flower-superlink"),
+            f"--ssl-ca-certfile={keys / 'ca.crt'}",
+            f"--ssl-certfile={keys / 'server.crt'}",
+            f"--ssl-keyfile={keys / 'server.key'}",
+            "--enable-supernode-auth",
+            f"--serverappio-api-address=127.0.0.1:{self.serverappio}",
+            f"--fleet-api-address=127.0.0.1:{self.fleet}",
+            f"--control-api-address=127.0.0.1:{self.control}",
+        ]
+        return process(command, self.env, self.home, self.home / "superlink.log")
+
+    def node(self, name: str, *trust: str) -> contextlib.AbstractContextManager[int]:
+        (port,) = free_ports(1)
+        command = [
+            str(BIN / "flower-supernode"),
+            *trust,
+            f"--superlink=127.0.0.1:{self.fleet}",
+            f"--clientappio-api-address=127.0.0.1:{port}",
+            f'--node-config=name="{name}" partition-id=0 num-partitions=1',
+        ]
+        return process(command, self.env, self.home, self.log(name))
+
+    def log(self, name: str) -> Path:
+        return self.home / f"{name}.log"
+
+    def has_said(self, name: str, words: str) -> bool:
+        return words in self.log(name).read_text()
+
+
+def trust(credentials: Credentials, node: str) -> list[str]:
+    """Return a node's options: whom it trusts, and its own key."""
+    folder = credentials.folder / f"node-{node}"
+    return [
+        f"--root-certificates={folder / 'ca.crt'}",
+        f"--auth-supernode-private-key={folder / 'node.key'}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    home = tmp_path_factory.mktemp("tls")
+    with pytest.MonkeyPatch.context() as patch:
+        made = Deployment(home)
+        for key, value in made.env.items():
+            patch.setenv(key, value)
+        with made.started(), made.superlink:
+            wait_until(lambda: answers(made.superlink), 120, "an answer of the SuperLink")
+            yield made
+
+
+def answers(superlink: SuperLink) -> bool:
+    try:
+        return superlink.online() == 0
+    except SuperLinkError:
+        return False
+
+
+def test_a_registered_node_trains_and_nobody_else_gets_in(deployment: Deployment) -> None:
+    superlink, credentials = deployment.superlink, deployment.credentials
+    assert superlink.register(credentials.public_keys()["known"])
+    other = make_credentials(deployment.home / "other-keys", ["127.0.0.1"], ["known"])
+    foreign = trust(other, "known")
+    trusted = trust(credentials, "known")[0]
+    unknown = "No SuperNode found with the given public key"
+    refused = {
+        # a key that was made for this SuperLink, but never registered
+        "unregistered": (trust(credentials, "unknown"), unknown),
+        "foreign": ([trusted, foreign[1]], unknown),  # a key of another deployment
+        "keyless": ([trusted], "All SuperNodes must be registered via the CLI"),
+        "plain": (["--insecure"], "Connection attempt failed, retrying"),
+        # a node that trusts another authority refuses this SuperLink
+        "stranger": (foreign, "CERTIFICATE_VERIFY_FAILED"),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, (options, _) in refused.items():
+            stack.enter_context(deployment.node(name, *options))
+        for name, (_, words) in refused.items():
+            wait_until(functools.partial(deployment.has_said, name, words), 120, f"{name}: {words}")
+        assert superlink.online() == 0
+        stack.enter_context(deployment.node("known", *trust(credentials, "known")))
+        assert superlink.wait_for_nodes(1, 120) == 1
+        folder = deployment.home / "runs" / "run"
+        settings = {"rounds": 1, "clients-per-round": 1, "assignment": "random", "local-steps": 2}
+        runner.train(superlink, {**settings, "evaluate-every": 0, "min-nodes": 1}, folder)
+        assert superlink.online() == 1
+    (row,) = [row for row in RunFolder.open(folder).rows() if row["kind"] == "round"]
+    assert [(c["client"], c["accepted"]) for c in row["clients"]] == [("known", True)]
+    no_secret_outside(deployment)
+
+
+def no_secret_outside(deployment: Deployment) -> None:
+    """Look for key material in all that was written: logs, run folders, Flower's own files."""
+    keys = sorted(deployment.home.glob("*keys/**/*.key"))
+    assert len(keys) == 7
+    secrets = [b"PRIVATE KEY"]
+    for key in keys:  # no line of base64 either, wherever a text may have been folded
+        lines = [line for line in key.read_bytes().splitlines() if b"-----" not in line]
+        secrets += [line for line in lines if len(line) > 40]
+    written = [
+        path
+        for path in deployment.home.rglob("*")
+        if path.is_file() and not path.relative_to(deployment.home).parts[0].endswith("keys")
+    ]
+    assert {"superlink.log", "known.log", "run.json", "metrics.jsonl"} <= {p.name for p in written}
+    for path in written:
+        text = path.read_bytes()
+        assert not any(secret in text for secret in secrets), path
+
+
+def test_a_node_is_registered_once_however_often_it_is_asked(deployment: Deployment) -> None:
+    command = [sys.executable, "-m", "cli", "register", str(deployment.credentials.folder)]
+    command += [f"--superlink=127.0.0.1:{deployment.control}", "--node=late", "--json"]
+    make_credentials(deployment.credentials.folder, ["127.0.0.1"], ["late"])
+    for expected in ({"registered": ["late"], "known": []}, {"registered": [], "known": ["late"]}):
+        done = subprocess.run(
+            command, env=deployment.env, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert json.loads(done.stdout) == expected, done.stderr
+
+
+def test_operators_without_tls_or_with_another_authority_are_refused(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{deployment.control}"
+    other = make_credentials(tmp_path / "other", ["127.0.0.1"], [])
+    for certificate in (None, other.authority_certificate):
+        with SuperLink(address, certificate) as superlink, pytest.raises(SuperLinkError) as refusal:
+            superlink.online()
+        assert f"on {address}: Connection to the SuperLink is unavailable" in str(refusal.value)
+
+
+def test_the_runner_fails_with_the_run(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Rounds of 0 are refused by the app. `flwr run --stream` exits with status 0 here.
+    status = runner.main(
+        [
+            f"--superlink={deployment.superlink.address}",
+            f"--root-certificates={deployment.credentials.authority_certificate}",
+            f"--runs={deployment.home / 'runs'}",
+            f"--out={deployment.home / 'out'}",
+            *("--nodes=0", "--rounds=0"),
+        ]
+    )
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert status == 1
+    assert [event["event"] for event in events] == ["nodes", "submitted", "failed"]
+    assert events[-1]["reason"].endswith("has ended as finished:failed")
+    assert not (deployment.home / "out").exists()
