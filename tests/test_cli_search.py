@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.searching import _remarks
 from tests.test_cli import superfednas
 
 
@@ -145,3 +146,21 @@ def test_a_search_before_anything_is_trained(home: Path, tmp_path: Path) -> None
     assert plan.read_bytes() == kept
     done = superfednas("test", "--plan", str(plan), home=home)
     assert done.returncode == 1 and "was not trained: there are no weights" in done.stderr
+
+
+def rung(accuracy: float, macs: int) -> dict[str, float]:
+    return {"accuracy": accuracy, "standard_error": 0.01, "macs": macs, "examples": 360}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "macs", "named"),
+    [(0.95, 5, True), (0.945, 5, True), (0.93, 5, False), (0.99, 20, False)],
+)
+def test_a_cheaper_subnet_that_does_as_well_is_named(
+    accuracy: float, macs: int, named: bool
+) -> None:
+    result = {"chosen": rung(0.95, 10), "ladder": {"smallest": rung(accuracy, macs)}}
+    remarks = _remarks(result)
+    assert len(remarks) == named
+    if named:
+        assert remarks[0].startswith("on 360 images an accuracy is known to ± 1.0%: smallest,")

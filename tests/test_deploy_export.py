@@ -432,3 +432,11 @@ def test_what_an_exporter_prints_is_not_seen(
     monkeypatch.setitem(exporting._WRITERS, "safetensors", chatty)
     try_export(tmp_path / "net.safetensors")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch-export", "safetensors"])
+def test_a_file_is_as_readable_as_any_that_its_owner_makes(format_: str, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    file = try_export(tmp_path / f"net{FORMATS[format_]}", format_).path
+    assert file.stat().st_mode == plain.stat().st_mode

@@ -277,6 +277,42 @@ def test_scores_that_are_there_need_no_images(run: Path, no_images: None, tmp_pa
     assert plan.chosen.costs["macs"] > 900_000
 
 
+def test_kept_scores_answer_the_next_limit_without_measuring(
+    run: Path, measured: list[int]
+) -> None:
+    with pytest.raises(ScoreBookError, match="no search has measured subnets of this run"):
+        superfednas.search(run, LIMITS, scores="kept")
+    first, _ = superfednas.search(run, LIMITS, request=FEW)
+    second, _ = superfednas.search(run, {"macs": 700_000}, request=FEW)
+    there = len(measured)
+    third, _ = superfednas.search(run, {"macs": 600_000}, scores="kept")
+    assert len(measured) == there == third.scorer["measured"]
+    assert there > max(first.scorer["measured"], second.scorer["measured"])  # of both together
+    assert third.chosen.costs["macs"] <= 600_000
+
+
+def test_a_run_that_goes_on_is_searched_with_a_word_and_its_plan_explains_itself(
+    run: Path, no_images: None
+) -> None:
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "running", "round": 1}))
+    said: list[str] = []
+
+    class Listener:
+        def measuring(self, done: int, todo: int, why: str) -> None:
+            pass
+
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    request = Request(score="macs")
+    _, path = superfednas.search(run, LIMITS, request=request, progress=Listener())
+    assert any("has not finished: round 1 of 2, running" in line for line in said)
+    other_weights(run)
+    with pytest.raises(PlanError, match="round 1 of 2, running; search again when it has ended"):
+        superfednas.test(path)
+
+
 def test_scores_of_the_nodes(run: Path) -> None:
     book = superfednas.score_nodes(run, score_subnets=8)
     assert len(book) == 8

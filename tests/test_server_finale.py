@@ -14,6 +14,7 @@ from torch import nn
 
 from server.evaluation import client_spread, coverage, fuse_ladder, hardly_trained
 from server.finale import print_finale, sentences, summarise
+from server.progress import Progress
 from supernet import Architecture, SearchSpace
 
 Row = dict[str, Any]
@@ -254,3 +255,17 @@ def test_the_table_names_every_rung_and_who_measured(where: str) -> None:
         assert part in text
     assert ("measured by the clients on the weights of round 6" in text) == (where == "clients")
     assert "Refused replies" in text
+
+
+def test_the_time_left_does_not_count_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts processes and reads data: 100 s of it say nothing of the 9 that follow."""
+    now = [0.0]
+    monkeypatch.setattr("server.progress.time.monotonic", lambda: now[0])
+    progress = Progress()
+    progress.start(first=1, rounds=10)
+    now[0] = 100.0
+    assert progress.left(1) == "15 min 0 s"  # nothing else is known yet
+    now[0] = 102.0
+    assert progress.left(2) == "16 s"
+    now[0] = 108.0
+    assert progress.left(3) == "28 s"
