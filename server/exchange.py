@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-_SHORTEST, _LONGEST, _GROWTH = 0.002, 0.25, 1.5
+_SHORTEST, _LONGEST, _SHARE = 0.002, 0.25, 0.1
 
 
 def exchange(
@@ -31,15 +31,18 @@ def exchange(
     waiting = {identifier: index for index, identifier in enumerate(pushed) if identifier}
     for index in sorted(set(range(len(messages))) - set(waiting.values())):
         yield index, None
-    pause = _SHORTEST
+    quiet_since = time.monotonic()
     while waiting and time.monotonic() < deadline:
         arrived = list(grid.pull_messages(list(waiting)))
         for reply in arrived:
             answered = reply.metadata.reply_to_message_id
             if answered in waiting:
                 yield waiting.pop(answered), reply
-        pause = _SHORTEST if arrived else min(pause * _GROWTH, _LONGEST)
-        if waiting and not arrived:
-            time.sleep(pause)
+        now = time.monotonic()
+        if arrived:
+            quiet_since = now
+        elif waiting:
+            # In proportion to the wait so far: no wait gets longer by more than a tenth.
+            time.sleep(min(max(_SHARE * (now - quiet_since), _SHORTEST), _LONGEST))
     for index in waiting.values():
         yield index, None
