@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 FLOWER = "1.31."
@@ -46,14 +46,10 @@ def difference() -> str | None:
         return f"Flower {found} is not {FLOWER}x"
     for module, name in (*_PROGRAMS.values(), *_REPLACED):
         try:
-            thing = getattr(importlib.import_module(module), name)
+            getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
             return f"Flower {found} has no {module}.{name}"
-        if not (isinstance(thing, ModuleType) or callable(thing)):
-            return f"{module}.{name} of Flower {found} is no module or function"
-    from server.retries import retry_pulls_soon  # not at the top: ClientApps bring their own rooms
-
-    return retry_pulls_soon()
+    return None
 
 
 class Pause:
@@ -169,7 +165,8 @@ def run_superexec(options: Sequence[str], launch: Start) -> None:
     def start(command: Sequence[str]) -> object:
         try:
             return launch(command[1:])
-        except OSError:
+        except OSError as error:
+            print(f"superfednas node: {error}, so {command[0]} is started anew", file=sys.stderr)
             return subprocess.Popen(command)
 
     superexec: Any = importlib.import_module(_SUPEREXEC)

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from client.handover import FOLDER_VARIABLE, NODE_LOCK
 from deploy import flower_internals
+from server.retries import retry_pulls_soon
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LONGEST_FOLDER = 70
@@ -56,7 +57,7 @@ def run(options: Sequence[str], longest_poll: float) -> None:
     lock = (folder / NODE_LOCK).open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.environ[FOLDER_VARIABLE] = str(folder)
-    if problem := flower_internals.difference():
+    if problem := flower_internals.difference() or retry_pulls_soon():
         os.set_inheritable(lock.fileno(), True)
         _run_plain(options, problem)
     try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import sys
 import traceback
@@ -54,7 +53,6 @@ def _fork_for_each(orders: Iterable[bytes], serve: Serve) -> None:
         if not os.fork():
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            random.seed()  # as in a process of its own, not the nursery's state again
             os._exit(_status(serve, json.loads(order)))
 
 

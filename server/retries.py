@@ -30,6 +30,6 @@ def retry_pulls_soon() -> str | None:
     except (ImportError, AttributeError):
         defaults = None
     if not defaults or _ARGUMENT not in defaults:
-        return f"Flower has no {_MODULE}.{_FUNCTION} with {_ARGUMENT}"
+        return f"this Flower has no {_MODULE}.{_FUNCTION} with {_ARGUMENT}"
     defaults[_ARGUMENT] = FIRST_PAUSE
     return None

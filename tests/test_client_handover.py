@@ -24,7 +24,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -49,6 +49,7 @@ def message(kind: str = MessageType.QUERY, **order: object) -> Message:
     return Message(content, dst_node_id=3, message_type=kind)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     values=arrays.arrays(
         st.sampled_from([np.float32, np.float16, np.int64, np.uint8, np.bool_]),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cli
@@ -45,6 +45,7 @@ class Clock:
         self.now += seconds
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     asked=st.lists(st.sampled_from([0.5, 3.0]), min_size=1, max_size=200),
     longest=st.floats(0.01, 5),
@@ -121,7 +122,6 @@ def test_this_flower_is_the_one_that_the_node_knows() -> None:
         ("flwr.supernode.cli.flower_supernode", "flower_supernode"),
         ("flwr.supercore.cli.flower_superexec", "flower_superexec"),
         ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
-        (PULLS, "pull_objects"),
     ],
 )
 def test_what_is_missing_is_named(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,9 @@ def test_a_flower_without_that_argument_is_left_alone(monkeypatch: pytest.Monkey
     assert "patience" not in importlib.import_module(PULLS).pull_objects.__kwdefaults__
 
 
-def test_flowers_programs_run_with_the_replaced_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flowers_programs_run_with_the_replaced_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     supernode, superexec, executor = map(importlib.import_module, (SUPERNODE, SUPEREXEC, EXECUTOR))
     for module, name in flower_internals._REPLACED:  # put back what this test replaces
         place = importlib.import_module(module)
@@ -218,6 +220,7 @@ def test_flowers_programs_run_with_the_replaced_names(monkeypatch: pytest.Monkey
         flower_internals, "Bell", lambda fd: SimpleNamespace(sleep=lambda seconds: None)
     )
     flower_internals.run_superexec([listening, *options], broken)
+    assert "so flwr-" in capsys.readouterr().err
     assert launched[1][1:] == launched[0]  # Flower's own way: the whole command
 
 
@@ -245,15 +248,21 @@ def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
     return found
 
 
-def test_the_plain_node_runs_where_an_internal_is_missing(became, monkeypatch, capsys) -> None:
-    monkeypatch.delattr(importlib.import_module(SUPERNODE), "_pull_and_store_message")
+@pytest.mark.parametrize(
+    ("module", "name"), [(SUPERNODE, "_pull_and_store_message"), (PULLS, "pull_objects")]
+)
+def test_the_plain_node_runs_where_an_internal_is_missing(
+    module, name, became, monkeypatch, capsys
+) -> None:
+    monkeypatch.delattr(importlib.import_module(module), name)
     with pytest.raises(BecameError):
         node.run(["--insecure", "--superlink", "a:1"], 0.5)
     ((program, line, env),) = became
     assert program == "flower-supernode"
     assert line == ["flower-supernode", "--insecure", "--superlink", "a:1"]
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert f"{SUPERNODE}._pull_and_store_message, so Flower's own flower-supernode" in sentence
+    assert f"{module}.{name}" in sentence
+    assert "so Flower's own flower-supernode runs" in sentence
     folder = Path(env[FOLDER_VARIABLE])  # the worker stays
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / NODE_LOCK).exists()
@@ -354,7 +363,7 @@ sys.stdin.read()
         ("superfednas_app", {"client", "client.handover"}),
         # What a ClientApp is forked from must leave the rooms to the app that comes with a run.
         ("deploy.superexec, flwr.supernode.cli.flwr_clientapp", set()),
-        ("deploy.node", {"client", "client.handover"}),
+        ("deploy.node", {"client", "client.handover", "server", "server.retries"}),
     ],
 )
 def test_what_starts_often_or_stays_is_light(imports: str, rooms: set[str], tmp_path: Path) -> None:

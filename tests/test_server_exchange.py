@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import Message, MessageType, RecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import server.exchange
@@ -35,6 +35,7 @@ class Clocked:
         self.now += seconds
 
 
+@settings(max_examples=60, deadline=None)
 @given(due=st.lists(st.floats(0, 50), min_size=1, max_size=5))
 def test_no_wait_gets_longer_by_more_than_a_tenth(due: list[float]) -> None:
     clocked = Clocked(due)
