@@ -6,8 +6,13 @@ packages of these names would be taken. And while the ServerApp's thread imports
 main thread checks the ClientApp's name, for which it adds this folder to the path and then takes it
 away. This module has a name of its own; it finds the rooms beside itself whatever the path says,
 drops packages that were picked up from elsewhere, and says so.
+
+Flower starts a process for every message to a node, so loading this module is cheap: the rooms,
+and with them torch, are imported by the first call. Under ``superfednas node`` that call is a
+worker's, and this process imports none of them.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -68,31 +73,50 @@ for _folder in take_own_rooms():
 
 from flwr.app import Context, Message  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid, ServerApp  # noqa: E402
 
-from client import app as client_room  # noqa: E402
-from server.app import app as server_app  # noqa: E402
+from client.handover import FOLDER_VARIABLE, hand_over  # noqa: E402
 
 # Ray sends a ClientApp to its actors by the module names of its handlers, so these must be defined
 # in this module: unpickling them imports it, and with it the lines above, before any room.
 client_app = ClientApp()
+server_app = ServerApp()
+
+
+@server_app.main()  # type: ignore[untyped-decorator, unused-ignore]
+def main(grid: Grid, context: Context) -> None:
+    """Run as ``flwr run`` asks."""
+    from server.app import main as run
+
+    run(grid, context)
 
 
 @client_app.query()  # type: ignore[untyped-decorator, unused-ignore]
 def query(message: Message, context: Context) -> Message:
     """Answer who this node is."""
-    return client_room.query(message, context)
+    return _serve(message, context)
 
 
 @client_app.train()  # type: ignore[untyped-decorator, unused-ignore]
 def train(message: Message, context: Context) -> Message:
     """Train the subnet that came with the message."""
-    return client_room.train(message, context)
+    return _serve(message, context)
 
 
 @client_app.evaluate()  # type: ignore[untyped-decorator, unused-ignore]
 def evaluate(message: Message, context: Context) -> Message:
     """Score subnets of the one that came with the message."""
-    return client_room.evaluate(message, context)
+    return _serve(message, context)
+
+
+def _serve(message: Message, context: Context) -> Message:
+    """Hand a message to the node's worker where there is one, else do its work here."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        return hand_over(message, context, Path(folder))
+    from client.app import app
+
+    return app(message, context)
 
 
 __all__ = ["client_app", "server_app", "take_own_rooms"]

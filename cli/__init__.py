@@ -1,16 +1,26 @@
 """The ``superfednas`` command: parses, calls, prints."""
 
-from cli import deploying, diagnosing, fleet, searching, spaces, training
+from cli import deploying, diagnosing, fleet, nodes, searching, spaces, training
 from cli.common import app, main
 
-__all__ = ["app", "deploying", "diagnosing", "fleet", "main", "searching", "spaces", "training"]
+__all__ = [
+    "app",
+    "deploying",
+    "diagnosing",
+    "fleet",
+    "main",
+    "nodes",
+    "searching",
+    "spaces",
+    "training",
+]
 
 # `--help` lists the verbs in the order of the work.
 _ORDER = (
     *("train", "evaluate", "report"),
     *("search", "test", "export", "pictures", "classify", "latency", "score"),
     *("spaces", "cost"),
-    *("probe", "keys", "register", "doctor", "stop"),
+    *("node", "probe", "keys", "register", "doctor", "stop"),
 )
 app.registered_commands.sort(
     key=lambda command: _ORDER.index(command.name or command.callback.__name__)  # type: ignore[union-attr]

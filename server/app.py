@@ -1,4 +1,4 @@
-"""The Flower ServerApp, and the run that it shares with the in-process engine."""
+"""What the Flower ServerApp does, and the run that it shares with the in-process engine."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
 from data import DataError, Dataset, load_dataset
 from server.evaluation import score_ladder
 from server.finale import print_finale, summarise
 from server.progress import Progress
+from server.retries import retry_pulls_soon
 from server.roster import RosterError
 from server.run_folder import Checkpoint, RunFolder, RunFolderError
 from server.scoring import score_by_nodes
@@ -26,12 +27,11 @@ from supernet.wire import SpaceOptions
 # What a user can mend: said in one sentence, without a traceback.
 USER_ERRORS = (DataError, RosterError, RunFolderError, SettingsError, TrainingStalled, ValueError)
 
-app = ServerApp()
 
-
-@app.main()  # type: ignore[untyped-decorator, unused-ignore]
 def main(grid: Grid, context: Context) -> None:
     """Run as ``flwr run`` asks; a wrong setting ends the run with one sentence."""
+    if problem := retry_pulls_soon():
+        print(f"{problem}: rounds may wait a second or more for replies", flush=True)
     try:
         if context.run_config.get("score-run"):
             score_by_nodes(context.run_config, grid, Progress())

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-_SHORTEST, _LONGEST, _GROWTH = 0.002, 0.25, 1.5
+_SHORTEST, _LONGEST, _SHARE = 0.002, 0.25, 0.1
 Task = TypeVar("Task")
 
 
@@ -79,7 +79,7 @@ def exchange(
     waiting = {identifier: index for index, identifier in enumerate(pushed) if identifier}
     for index in sorted(set(range(len(messages))) - set(waiting.values())):
         yield index, None
-    pause = _SHORTEST
+    quiet_since = time.monotonic()
     while waiting and time.monotonic() < deadline and not enough():
         overdue = [] if late is None else list(late.waiting)
         arrived = list(grid.pull_messages([*waiting, *overdue]))
@@ -89,9 +89,12 @@ def exchange(
                 yield waiting.pop(answered), reply
             elif late is not None and answered in late.waiting:
                 late.arrived.append((late.waiting.pop(answered), reply))
-        pause = _SHORTEST if arrived else min(pause * _GROWTH, _LONGEST)
-        if waiting and not arrived:
-            time.sleep(pause)
+        now = time.monotonic()
+        if arrived:
+            quiet_since = now
+        elif waiting:
+            # In proportion to the wait so far: no wait gets longer by more than a tenth.
+            time.sleep(min(max(_SHARE * (now - quiet_since), _SHORTEST), _LONGEST))
     for identifier, index in waiting.items():
         if late is not None:
             late.waiting[identifier] = tasks[index]

@@ -17,7 +17,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.architecture import Architecture, Shape
 from supernet.chain import Block, Chain
@@ -254,6 +253,8 @@ def count_macs(space: SearchSpace, arch: Architecture) -> int:
 
     The counter reports operations, two a multiply-accumulate.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton: a tenth of torch
+
     with torch.device("meta"):
         module = space.module(arch).train()
         # Two images: batch statistics of one value a channel are refused.

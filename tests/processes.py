@@ -41,6 +41,12 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
     }
 
 
+def listens(port: int) -> bool:
+    """Say whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def process(command: Sequence[str], env: dict[str, str], cwd: Path, log: Path) -> Iterator[int]:
     """Run a process for the length of a block, then end it and all that it has started."""
@@ -67,6 +73,15 @@ def end(pid: int) -> None:
                 each.kill()
 
 
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Return the processes that run with this home (see :func:`environment`)."""
+    found = []
+    for each in psutil.process_iter(["environ"]):
+        if (each.info["environ"] or {}).get("HOME") == str(home):
+            found.append(each)
+    return found
+
+
 def run_config(values: dict[str, object]) -> str:
     """Return settings as ``flwr run --run-config`` wants them."""
     return " ".join(
@@ -82,6 +97,67 @@ def wait_until(condition, seconds: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds} s")
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def fleet(
+    home: Path,
+    env: dict[str, str],
+    nodes: int,
+    supernode: Sequence[str] = (str(BIN / "flower-supernode"),),
+) -> Iterator[None]:
+    """Run a SuperLink, which ``flwr`` knows as ``dep``, and supernodes that share a data set.
+
+    Every node's environment names its own number in ``NODE``.
+    """
+    serverappio, fleet_port, control, *clientappio = free_ports(3 + nodes)
+    (home / "flwr").mkdir()
+    (home / "flwr" / "config.toml").write_text(
+        f'[superlink]\ndefault = "dep"\n\n[superlink.dep]\naddress = "127.0.0.1:{control}"\n'
+        "insecure = true\n"
+    )
+    superlink = [
+        str(BIN / "flower-superlink"),
+        "--insecure",
+        f"--serverappio-api-address=127.0.0.1:{serverappio}",
+        f"--fleet-api-address=127.0.0.1:{fleet_port}",
+        f"--control-api-address=127.0.0.1:{control}",
+    ]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process(superlink, env, home, home / "superlink.log"))
+        wait_until(lambda: listens(control), 60, "the SuperLink's start")
+        for number, port in enumerate(clientappio):
+            node = [
+                *supernode,
+                "--insecure",
+                f"--superlink=127.0.0.1:{fleet_port}",
+                f"--clientappio-api-address=127.0.0.1:{port}",
+                f"--node-config=partition-id={number} num-partitions={nodes}",
+            ]
+            stack.enter_context(
+                process(node, env | {"NODE": str(number)}, home, home / f"node{number}.log")
+            )
+        yield
+
+
+def flwr_run(
+    home: Path,
+    env: dict[str, str],
+    config: dict[str, object],
+    seconds: float,
+    app: Path = ROOT,
+) -> str:
+    """Run the app on a :func:`fleet` and return what it said."""
+    command = [str(BIN / "flwr"), "run", str(app), "dep", "--stream"]
+    done = subprocess.run(
+        [*command, "--run-config", run_config(config)],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    return done.stdout + done.stderr
 
 
 # A run that is the same whichever way it is run

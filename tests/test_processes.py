@@ -1,10 +1,8 @@
 """What crosses processes, with real ones: the three ways to run, kill and resume."""
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,14 @@ from tests.processes import (
     ROOT,
     SETTINGS,
     environment,
+    fleet,
+    flwr_run,
     free_ports,
-    process,
+    processes_of,
     run_config,
     same_supernet,
     train_command,
+    wait_until,
 )
 
 pytestmark = pytest.mark.processes
@@ -80,56 +81,20 @@ def test_ray_gives_the_same_bits_even_where_another_app_shadows_the_rooms(
     assert len(json.loads(stopped.stdout)["stopped"]) == 1
 
 
-@contextlib.contextmanager
-def fleet(home: Path, env: dict[str, str], nodes: int) -> Iterator[None]:
-    """Run a SuperLink, which ``flwr`` knows as ``dep``, and supernodes that share a data set."""
-    serverappio, fleet_port, control, *clientappio = free_ports(3 + nodes)
-    (home / "flwr").mkdir()
-    (home / "flwr" / "config.toml").write_text(
-        f'[superlink]\ndefault = "dep"\n\n[superlink.dep]\naddress = "127.0.0.1:{control}"\n'
-        "insecure = true\n"
-    )
-    superlink = [
-        str(BIN / "flower-superlink"),
-        "--insecure",
-        f"--serverappio-api-address=127.0.0.1:{serverappio}",
-        f"--fleet-api-address=127.0.0.1:{fleet_port}",
-        f"--control-api-address=127.0.0.1:{control}",
-    ]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(process(superlink, env, home, home / "superlink.log"))
-        for number, port in enumerate(clientappio):
-            node = [
-                str(BIN / "flower-supernode"),
-                "--insecure",
-                f"--superlink=127.0.0.1:{fleet_port}",
-                f"--clientappio-api-address=127.0.0.1:{port}",
-                f"--node-config=partition-id={number} num-partitions={nodes}",
-            ]
-            stack.enter_context(process(node, env, home, home / f"node{number}.log"))
-        yield
-
-
-def flwr_run(home: Path, env: dict[str, str], config: dict[str, object], seconds: float) -> str:
-    """Run the app on a :func:`fleet` and return what it said."""
-    command = [str(BIN / "flwr"), "run", str(ROOT), "dep", "--stream"]
-    done = subprocess.run(
-        [*command, "--run-config", run_config(config)],
-        env=env,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
-    return done.stdout + done.stderr
-
-
-def test_superlink_and_supernodes_give_the_same_bits(in_process: Path, tmp_path: Path) -> None:
-    env, run_dir = environment(tmp_path), tmp_path / "run"
-    with fleet(tmp_path, env, CLIENTS):
+@pytest.mark.parametrize(
+    "supernode",
+    [[str(BIN / "flower-supernode")], [sys.executable, "-m", "cli", "node"]],
+    ids=["flower-supernode", "superfednas node"],
+)
+def test_superlink_and_supernodes_give_the_same_bits(
+    supernode: list[str], in_process: Path, tmp_path: Path
+) -> None:
+    env, run_dir = environment(tmp_path, PYTHONPATH=str(ROOT)), tmp_path / "run"
+    with fleet(tmp_path, env, CLIENTS, supernode):
         said = flwr_run(tmp_path, env, {**SETTINGS, "run-dir": str(run_dir)}, 500)
     assert (run_dir / "supernet.safetensors").exists(), said
     assert same_supernet(in_process, run_dir)
+    wait_until(lambda: not processes_of(tmp_path), 20, "the end of all that the nodes started")
 
 
 def test_supernodes_score_what_one_would_count_on_the_pooled_images(tmp_path: Path) -> None:

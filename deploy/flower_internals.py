@@ -1,0 +1,193 @@
+"""All that ``superfednas node`` takes from inside Flower, and the check that it is still there.
+
+Flower's SuperNode asks the SuperLink every 3 s, its SuperExec asks the SuperNode every second,
+every message gets a fresh Python process, and the SuperNode looks for that process's reply every
+0.5 s; no option changes any of these. The functions below run Flower's own programs with three
+names replaced: ``time`` and ``subprocess`` in two of Flower's modules, and the function by which
+the SuperNode takes a message.
+"""
+
+import importlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+FLOWER = "1.31."
+_SUPERNODE = "flwr.supernode.start_client_internal"
+_SUPEREXEC = "flwr.supercore.superexec.run_superexec"
+_EXECUTOR = "flwr.supercore.superexec.executor.subprocess_executor"
+_PROGRAMS = {
+    "flower-supernode": ("flwr.supernode.cli.flower_supernode", "flower_supernode"),
+    "flower-superexec": ("flwr.supercore.cli.flower_superexec", "flower_superexec"),
+    "flwr-clientapp": ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
+}
+_REPLACED = (
+    (_SUPERNODE, "time"),
+    (_SUPERNODE, "subprocess"),
+    (_SUPERNODE, "_pull_and_store_message"),
+    (_SUPEREXEC, "time"),
+    (_EXECUTOR, "subprocess"),
+)
+_SHORTEST, _SHARE = 0.01, 0.1
+
+Start = Callable[[Sequence[str]], object]
+
+
+def difference() -> str | None:
+    """Return in words what in this Flower is not as this module needs it; None: nothing."""
+    found = version("flwr")
+    if not found.startswith(FLOWER):
+        return f"Flower {found} is not {FLOWER}x"
+    for module, name in (*_PROGRAMS.values(), *_REPLACED):
+        try:
+            getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            return f"Flower {found} has no {module}.{name}"
+    return None
+
+
+class Pause:
+    """Sleeps that grow in proportion to the wait so far, up to a longest one.
+
+    Parameters
+    ----------
+    longest
+        Seconds.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self.longest = longest
+        self._since = time.monotonic()
+
+    def restart(self) -> None:
+        """Begin another wait: its first sleeps are short."""
+        self._since = time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for ``seconds`` or a tenth of the wait so far, whichever is shorter."""
+        waited = time.monotonic() - self._since
+        time.sleep(min(seconds, self.longest, max(_SHARE * waited, _SHORTEST)))
+
+
+class Taking:
+    """The SuperNode's function that takes a message, with a bell and a pause around it.
+
+    Parameters
+    ----------
+    take
+        Flower's function; it returns a run's id where there was a message.
+    ring
+        Called when a message has been taken.
+    pause
+        Begins anew where a wait begins: for the reply to a message, or for the next message.
+    """
+
+    def __init__(
+        self, take: Callable[..., int | None], ring: Callable[[], None], pause: Pause
+    ) -> None:
+        self._take, self._ring, self._pause = take, ring, pause
+        self._took = False
+
+    def __call__(self, *values: Any, **named: Any) -> int | None:
+        """Take a message."""
+        run_id = self._take(*values, **named)
+        if self._took or run_id is not None:
+            self._pause.restart()
+        self._took = run_id is not None
+        if self._took:
+            self._ring()
+        return run_id
+
+
+class Bell:
+    """A pipe by which one process wakes another from a sleep.
+
+    Parameters
+    ----------
+    listening
+        File descriptor of the end that :meth:`sleep` reads.
+    """
+
+    def __init__(self, listening: int) -> None:
+        self.listening = listening
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but only until it rings."""
+        rung, _, _ = select.select([self.listening], [], [], seconds)
+        if rung and not os.read(self.listening, 4096):
+            time.sleep(seconds)  # nobody is there to ring any more
+
+
+def run_supernode(options: Sequence[str], longest_poll: float, start_superexec: Start) -> None:
+    """Run ``flower-supernode`` with pauses that adapt.
+
+    Parameters
+    ----------
+    options
+        Its command line.
+    longest_poll
+        Longest pause in seconds between two questions to the SuperLink.
+    start_superexec
+        Called with the options of ``flower-superexec``, of which the first is the descriptor of a
+        pipe that gets a byte whenever a message has come in.
+    """
+    module: Any = importlib.import_module(_SUPERNODE)
+    listening, ringing = os.pipe()
+    pause = Pause(longest_poll)
+    module.time = SimpleNamespace(sleep=pause.sleep)
+    module.subprocess = SimpleNamespace(
+        Popen=lambda command: start_superexec([str(listening), *command[1:]])
+    )
+    module._pull_and_store_message = Taking(
+        module._pull_and_store_message, lambda: _ring(ringing), pause
+    )
+    run("flower-supernode", options)
+
+
+def run_superexec(options: Sequence[str], launch: Start) -> None:
+    """Run ``flower-superexec`` so that it wakes at once.
+
+    Parameters
+    ----------
+    options
+        As ``start_superexec`` of :func:`run_supernode` gets them.
+    launch
+        Called with the options of ``flwr-clientapp`` for every message. Where it fails with an
+        OSError, Flower's own way is taken.
+    """
+
+    def start(command: Sequence[str]) -> object:
+        try:
+            return launch(command[1:])
+        except OSError as error:
+            print(f"superfednas node: {error}, so {command[0]} is started anew", file=sys.stderr)
+            return subprocess.Popen(command)
+
+    superexec: Any = importlib.import_module(_SUPEREXEC)
+    executor: Any = importlib.import_module(_EXECUTOR)
+    superexec.time = SimpleNamespace(sleep=Bell(int(options[0])).sleep)
+    executor.subprocess = SimpleNamespace(Popen=start)
+    run("flower-superexec", options[1:])
+
+
+def run_clientapp(options: Sequence[str]) -> None:
+    """Run ``flwr-clientapp`` for one message."""
+    run("flwr-clientapp", options)
+
+
+def run(program: str, options: Sequence[str]) -> None:
+    """Run one of Flower's programs in this process."""
+    sys.argv = [program, *options]
+    module, function = _PROGRAMS[program]
+    getattr(importlib.import_module(module), function)()
+
+
+def _ring(pipe: int) -> None:
+    if select.select([], [pipe], [], 0)[1]:  # a full pipe rings as it is
+        os.write(pipe, b"!")

@@ -1,0 +1,383 @@
+"""The node: pauses that adapt, a bell, the nursery, and Flower's own node where it must be."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cli
+import server.retries
+from client.handover import FOLDER_VARIABLE, NODE_LOCK
+from deploy import flower_internals, node
+from deploy.flower_internals import Bell, Pause, Taking
+from server.retries import FIRST_PAUSE, retry_pulls_soon
+from tests.processes import ROOT, environment, wait_until
+
+SUPERNODE = "flwr.supernode.start_client_internal"
+SUPEREXEC = "flwr.supercore.superexec.run_superexec"
+EXECUTOR = "flwr.supercore.superexec.executor.subprocess_executor"
+PULLS = "flwr.supercore.inflatable.inflatable_utils"
+
+
+# Pauses
+
+
+class Clock:
+    """Time that only sleeping makes pass."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    asked=st.lists(st.sampled_from([0.5, 3.0]), min_size=1, max_size=200),
+    longest=st.floats(0.01, 5),
+)
+def test_a_pause_is_a_tenth_of_the_wait_within_its_bounds(
+    asked: list[float], longest: float
+) -> None:
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flower_internals, "time", clock)
+        pause = Pause(longest)
+        for seconds in asked:
+            waited = clock.now - 100
+            pause.sleep(seconds)
+            expected = min(seconds, longest, max(waited / 10, 0.01))
+            assert clock.slept[-1] == pytest.approx(expected)
+        pause.restart()
+        pause.sleep(3.0)
+    assert clock.slept[-1] == 0.01
+
+
+def test_a_message_rings_and_every_wait_begins_anew() -> None:
+    outcomes = [None, None, 5, 6, None, None, 7, None]
+    said: list[str] = []
+    pause = SimpleNamespace(restart=lambda: said.append("restart"))
+    taking = Taking(lambda given: outcomes.pop(0), lambda: said.append("ring"), pause)
+    expected = [
+        (None, []),
+        (None, []),
+        (5, ["restart", "ring"]),
+        (6, ["restart", "ring"]),
+        (None, ["restart"]),
+        (None, []),
+        (7, ["restart", "ring"]),
+        (None, ["restart"]),
+    ]
+    for run_id, events in expected:
+        assert taking(given=1) == run_id
+        assert said == events
+        said.clear()
+
+
+def test_a_bell_ends_a_sleep_and_is_then_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    bell, clock = Bell(reading), Clock()
+    monkeypatch.setattr(flower_internals, "time", clock)
+    os.write(writing, b"!!!")
+    bell.sleep(600)  # a test that hangs has failed
+    os.write(writing, b"!")
+    bell.sleep(600)
+    bell.sleep(0)
+    assert not clock.slept
+    os.close(writing)
+    bell.sleep(600)  # nobody can ring: an ordinary sleep, no busy loop
+    assert clock.slept == [600]
+    os.close(reading)
+
+
+# What is replaced in Flower
+
+
+def test_this_flower_is_the_one_that_the_node_knows() -> None:
+    assert flower_internals.difference() is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (SUPERNODE, "time"),
+        (SUPERNODE, "subprocess"),
+        (SUPERNODE, "_pull_and_store_message"),
+        (SUPEREXEC, "time"),
+        (EXECUTOR, "subprocess"),
+        ("flwr.supernode.cli.flower_supernode", "flower_supernode"),
+        ("flwr.supercore.cli.flower_superexec", "flower_superexec"),
+        ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
+    ],
+)
+def test_what_is_missing_is_named(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(importlib.import_module(module), name)
+    assert f"{module}.{name}" in str(flower_internals.difference())
+
+
+def test_another_flower_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_internals, "version", lambda package: "1.32.0")
+    assert flower_internals.difference() == "Flower 1.32.0 is not 1.31.x"
+
+
+def test_pulls_ask_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = importlib.import_module(PULLS)
+    monkeypatch.setitem(utils.pull_objects.__kwdefaults__, "initial_backoff", 1)
+    assert retry_pulls_soon() is None
+    waits: list[float] = []
+
+    class Event:
+        def is_set(self) -> bool:
+            return False
+
+        def wait(self, seconds: float) -> None:
+            waits.append(seconds)
+
+    tries = iter([utils.ObjectUnavailableError("x"), utils.ObjectUnavailableError("x"), b"bytes"])
+
+    def pull(name: str) -> bytes:
+        found = next(tries)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    threads = SimpleNamespace(**vars(utils.threading) | {"Event": Event})
+    monkeypatch.setattr(utils, "threading", threads)
+    assert utils.pull_objects(["x"], pull) == {"x": b"bytes"}
+    assert waits == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE], rel=0.21)  # Flower's own jitter
+
+
+def test_a_flower_without_that_argument_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.retries, "_ARGUMENT", "patience")
+    assert "with patience" in str(retry_pulls_soon())
+    assert "patience" not in importlib.import_module(PULLS).pull_objects.__kwdefaults__
+
+
+def test_flowers_programs_run_with_the_replaced_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supernode, superexec, executor = map(importlib.import_module, (SUPERNODE, SUPEREXEC, EXECUTOR))
+    for module, name in flower_internals._REPLACED:  # put back what this test replaces
+        place = importlib.import_module(module)
+        monkeypatch.setattr(place, name, getattr(place, name))
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(supernode, "_pull_and_store_message", lambda **named: 5)
+    started: list[list[str]] = []
+
+    def flower_supernode() -> None:
+        assert sys.argv == ["flower-supernode", "--insecure"]
+        supernode.subprocess.Popen(["flower-superexec", "--plugin-type", "clientapp"])
+        assert supernode._pull_and_store_message(state=None) == 5
+        supernode.time.sleep(0.5)
+
+    program = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    monkeypatch.setattr(program, "flower_supernode", flower_supernode)
+    flower_internals.run_supernode(["--insecure"], 0.01, started.append)
+    ((listening, *options),) = started
+    assert options == ["--plugin-type", "clientapp"]
+
+    launched: list[list[str]] = []
+
+    def flower_superexec() -> None:
+        assert sys.argv == ["flower-superexec", *options]
+        superexec.time.sleep(600)  # the SuperNode above has rung
+        executor.SubprocessExecutor().launch(
+            SimpleNamespace(
+                task_type=next(iter(executor.TASK_TYPE_TO_COMMAND)),
+                appio_api_address="here",
+                token="t",
+                insecure=True,
+                parent_pid=1,
+                runtime_dependency_install=False,
+                suppress_output=False,
+            )
+        )
+
+    program = importlib.import_module("flwr.supercore.cli.flower_superexec")
+    monkeypatch.setattr(program, "flower_superexec", flower_superexec)
+    flower_internals.run_superexec([listening, *options], launched.append)
+    assert "--token" in launched[0] and "here" in launched[0]
+
+    def broken(arguments: list[str]) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(flower_internals, "subprocess", SimpleNamespace(Popen=launched.append))
+    monkeypatch.setattr(
+        flower_internals, "Bell", lambda fd: SimpleNamespace(sleep=lambda seconds: None)
+    )
+    flower_internals.run_superexec([listening, *options], broken)
+    assert "so flwr-" in capsys.readouterr().err
+    assert launched[1][1:] == launched[0]  # Flower's own way: the whole command
+
+
+# Flower's own node in its place
+
+
+class BecameError(Exception):
+    """The process became another."""
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
+    """Return what the process would have become."""
+    found: list[tuple] = []
+
+    def become(*what: object) -> None:
+        found.append(what)
+        raise BecameError
+
+    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr(os, "execve", become)
+    monkeypatch.setenv(FOLDER_VARIABLE, "")
+    monkeypatch.setattr(node.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(node, "_LONGEST_FOLDER", 1000)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(SUPERNODE, "_pull_and_store_message"), (PULLS, "pull_objects")]
+)
+def test_the_plain_node_runs_where_an_internal_is_missing(
+    module, name, became, monkeypatch, capsys
+) -> None:
+    monkeypatch.delattr(importlib.import_module(module), name)
+    with pytest.raises(BecameError):
+        node.run(["--insecure", "--superlink", "a:1"], 0.5)
+    ((program, line, env),) = became
+    assert program == "flower-supernode"
+    assert line == ["flower-supernode", "--insecure", "--superlink", "a:1"]
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"{module}.{name}" in sentence
+    assert "so Flower's own flower-supernode runs" in sentence
+    folder = Path(env[FOLDER_VARIABLE])  # the worker stays
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / NODE_LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "why"),
+    [
+        ("Darwin", ["--insecure"], "Darwin is not Linux"),
+        ("Linux", ["--allow-runtime-dependency-installation"], "for every message"),
+    ],
+)
+def test_the_plain_node_runs_alone_where_no_worker_can(
+    system, options, why, became, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(node.platform, "system", lambda: system)
+    with pytest.raises(BecameError):
+        node.run(options, 0.5)
+    ((_, line, env),) = became
+    assert line == ["flower-supernode", *options]
+    assert not env[FOLDER_VARIABLE]
+    assert why in capsys.readouterr().err
+
+
+def test_the_folder_goes_with_the_node(became, monkeypatch, tmp_path) -> None:
+    def supernode(options: list[str], longest: float, start: object) -> None:
+        (folder,) = tmp_path.iterdir()
+        assert str(folder) == os.environ[FOLDER_VARIABLE]
+        assert (options, longest) == (["--insecure"], 0.25)
+        raise SystemExit
+
+    monkeypatch.setattr(flower_internals, "run_supernode", supernode)
+    with pytest.raises(SystemExit):
+        node.run(["--insecure"], 0.25)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_hands_on_every_option_of_flowers_node(became) -> None:
+    options = ["--insecure", "--node-config", "name='a' partition-id=0", "--max-retries=3"]
+    with pytest.raises(BecameError):
+        cli.app(["node", "--poll", "0.2", *options], standalone_mode=False)
+    ((_, line, env),) = became
+    assert line[:4] == [sys.executable, "-P", "-m", "deploy.node"]
+    assert line[4:] == ["0.2", *options]
+    assert env["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+
+
+# Processes
+
+
+def test_a_nursery_forks_a_child_for_every_order_and_ends_with_its_parent(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys, json, random
+from deploy.nursery import Nursery
+
+folder = pathlib.Path(sys.argv[1])
+
+def serve(arguments):
+    row = {"pid": os.getpid(), "parent": os.getppid(), "draw": random.random(), "said": arguments}
+    (folder / arguments[0]).write_text(json.dumps(row))
+    if arguments[0] == "1":
+        raise ValueError("the nursery lives on")
+    if arguments[0] == "2":
+        sys.exit(3)
+
+nursery = Nursery(serve)
+for number in range(5):
+    nursery.launch([str(number), "two words"])
+(folder / "nursery").write_text(str(nursery.pid))
+sys.stdin.read()
+"""
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        written = [tmp_path / name for name in ("0", "1", "2", "3", "4", "nursery")]
+        wait_until(lambda: all(p.exists() and p.read_text() for p in written), 60, "the children")
+        rows = [json.loads(path.read_text()) for path in written[:5]]
+        nursery = int(written[5].read_text())
+        assert [row["said"] for row in rows] == [[str(n), "two words"] for n in range(5)]
+        assert len({row["pid"] for row in rows}) == 5
+        assert {row["parent"] for row in rows} == {nursery}
+        assert len({row["draw"] for row in rows}) == 5
+        wait_until(lambda: not psutil.Process(nursery).children(), 20, "the children's end")
+    finally:
+        running.kill()
+        running.wait()
+    wait_until(lambda: not psutil.pid_exists(nursery), 20, "the nursery's end")
+
+
+@pytest.mark.parametrize(
+    ("imports", "rooms"),
+    [
+        ("superfednas_app", {"client", "client.handover"}),
+        # What a ClientApp is forked from must leave the rooms to the app that comes with a run.
+        ("deploy.superexec, flwr.supernode.cli.flwr_clientapp", set()),
+        ("deploy.node", {"client", "client.handover", "server", "server.retries"}),
+    ],
+)
+def test_what_starts_often_or_stays_is_light(imports: str, rooms: set[str], tmp_path: Path) -> None:
+    code = f"import json, sys, {imports}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(json.loads(done.stdout))
+    assert "flwr" in loaded
+    assert not {"torch", "sklearn", "scipy"} & loaded
+    ours = ("client", "server", "data", "nas", "supernet", "report")
+    assert {name for name in loaded if name.split(".")[0] in ours} == rooms
