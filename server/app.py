@@ -110,6 +110,8 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
         run.forget_after(point.round)
         strategy.rows = run.rows()
         strategy.policy.restore(point.memory["policy"])
+        if "averaging" in point.memory:
+            strategy.averaging.restore(point.memory["averaging"])
         first = point.round + 1
         progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
     progress.note(f"writing to {run.path}")

@@ -1,7 +1,7 @@
 """Which nodes are there, what they are called and what they can hold.
 
-Node ids are random, so a node is asked once who it is (its stable name, budget and examples) by a
-``query`` message; only nodes not seen before are asked.
+Node ids are random, so a node is asked once who it is (its stable name, budget and numbers of
+images) by a ``query`` message; only nodes not seen before are asked.
 """
 
 import time
@@ -18,7 +18,7 @@ from supernet.config import Scalar
 from supernet.wire import CONFIG, PROTOCOL
 
 _SAID = 3
-_OPTIONAL = ("max-macs", "max-params", "num-partitions")
+_OPTIONAL = ("max-macs", "max-params", "num-partitions", "validation-examples")
 
 
 class RosterError(RuntimeError):
@@ -168,7 +168,13 @@ class Roster:
                 f"its device-class {kind!r} is not one of {sorted(self.device_shares)}",
             )
             return None
-        return Client(answer["name"], limits["max-macs"], limits["max-params"], answer["examples"])
+        return Client(
+            answer["name"],
+            limits["max-macs"],
+            limits["max-params"],
+            answer["examples"],
+            answer.get("validation-examples", 0),
+        )
 
     def _refuse(self, who: str, reason: str) -> None:
         """Say once why a node is left out; of many with one reason only the first few are said."""
