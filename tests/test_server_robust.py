@@ -1,5 +1,6 @@
 """Robust averages: laws, a slow dense oracle with masked arrays, and hand-computed values."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -96,11 +97,20 @@ def everywhere(state: Update, seeds: Sequence[int]) -> list[Fold]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=boxed_clients(), rule=rules, share=st.sampled_from([0.1, 0.2, 0.34, 0.5]))
+@given(
+    case=boxed_clients(),
+    rule=rules,
+    share=st.sampled_from([0.1, 0.2, 0.34, 0.5]),
+    scales=st.lists(st.sampled_from([1.0, 1.0, 20.0]), min_size=5, max_size=5),
+)
 def test_any_boxes_merge_as_the_oracle_says(
-    case: tuple[Update, list[Fold]], rule: str, share: float
+    case: tuple[Update, list[Fold]], rule: str, share: float, scales: list[float]
 ) -> None:
     state, folds = case
+    folds = [
+        ({name: scale * tensor for name, tensor in update.items()}, weight, boxes)
+        for scale, (update, weight, boxes) in zip(scales, folds, strict=False)
+    ]
     before = {name: tensor.clone() for name, tensor in state.items()}
     result = merged(state, folds, rule, share)
     expected = oracle(state, folds, rule, share)
@@ -257,6 +267,26 @@ def test_overlapping_slices_by_hand() -> None:
     assert verdicts == {"4": said}
 
 
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
+def test_three_replies_are_compared_as_they_came(rule: str) -> None:
+    # Clipped, the long one would be (0.4, 4.0): the middle of the first element.
+    average = RobustAverage({"w": torch.zeros(2)}, rule)
+    for values in ([-1.0], [2.0], [100.0, 1000.0]):
+        average.add({"w": torch.tensor(values)}, 1.0)
+    assert average.result()["w"].tolist() == [2.0, pytest.approx(4.0, rel=0.01)]
+
+
+def test_sums_that_lose_digits_do_not_depend_on_the_order() -> None:
+    # In doubles 2⁶⁰ + 1 − 2⁶⁰ is 0, and 2⁶⁰ − 2⁶⁰ + 1 is 1.
+    found = set()
+    for values in itertools.permutations((2.0**60, 1.0, -(2.0**60))):
+        average = RobustAverage({"w": torch.zeros(1)}, "clip")
+        for value in values:
+            average.add({"w": torch.tensor([value])}, 1.0)
+        found.add(average.result()["w"].item())
+    assert len(found) == 1
+
+
 def test_of_four_replies_the_median_is_the_mean_of_the_middle_two() -> None:
     state = {"w": torch.zeros(1)}
     folds = everywhere(state, range(4))
@@ -274,6 +304,7 @@ def test_of_four_replies_the_median_is_the_mean_of_the_middle_two() -> None:
         (6, 0.2, 2),
         (10, 0.2, 2),
         (15, 0.2, 3),
+        (100, 0.07, 7),
         (10, 0.01, 1),
         (4, 0.5, 1),
         (10, 0.5, 4),
