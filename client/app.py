@@ -30,10 +30,13 @@ def query(message: Message, context: Context) -> Message:
         "protocol": PROTOCOL,
         "name": node_name(node),
         "examples": 0,
+        "validation-examples": 0,
         "device-class": device_class(node, classes),
     }
     try:
-        answer["examples"] = len(node_data(node, settings, int(order["seed"])).train)
+        data = node_data(node, settings, int(order["seed"]))
+        answer["examples"] = len(data.train)
+        answer["validation-examples"] = len(data.validation)
     except ValueError as error:  # said under the node's name: ids mean nothing to a person
         answer["problem"] = str(error)
     for key in ("max-macs", "max-params", "num-partitions"):

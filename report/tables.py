@@ -131,7 +131,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
 
 
 def _beta(s: Settings) -> str:
-    if s.averaging == "overlap":
+    if s.beta() is None:
         return "none"
     end = s.beta_end or 1 / s.clients_per_round
     return f"{s.beta_schedule}, {s.beta_start:g} to {end:g} over {s.beta_share:.0%} of the rounds"

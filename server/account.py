@@ -16,7 +16,11 @@ Report = tuple[int, Sequence[tuple[int, float, float]]]
 
 
 def round_row(
-    plan: RoundPlan, found: Mapping[int, Reply | str], space: SearchSpace, wire_dtype: str
+    plan: RoundPlan,
+    found: Mapping[int, Reply | str],
+    verdicts: Mapping[str, str],
+    space: SearchSpace,
+    wire_dtype: str,
 ) -> tuple[Row, list[Report]]:
     """Return a round's row of metrics.jsonl, and what each client scored on the ladder.
 
@@ -26,6 +30,8 @@ def round_row(
         The round's plan.
     found
         For every position of the assignment the accepted reply, or why there is none.
+    verdicts
+        What the averaging did to the replies that it did not take as they were.
     space, wire_dtype
         To count parameters and bytes.
     """
@@ -45,6 +51,7 @@ def round_row(
             "bytes_up": 0,
             "accepted": isinstance(entry, Reply),
             "reason": entry if isinstance(entry, str) else None,
+            "verdict": verdicts.get(name),
         }
         if isinstance(entry, Reply):
             scores = {i: accuracy for i, accuracy, _ in entry.evaluation}

@@ -14,12 +14,68 @@ agree leave their value untouched to the last bit.
 import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from supernet.slicing import Placement, Slices, pieces, placement_shape, resolve
+from supernet.slicing import Boxes, Placement, Slices, pieces, placement_shape, resolve
+
+Update = Mapping[str, torch.Tensor | np.ndarray]
+
+
+class Aggregation(Protocol):
+    """One round's merge: replies are added one after another, then the result is asked for once.
+
+    Attributes
+    ----------
+    verdicts
+        After :meth:`result`: client to what was done to its reply, where it was not taken as it is.
+    """
+
+    verdicts: dict[str, str]
+
+    def add(
+        self,
+        update: Update,
+        weight: float,
+        boxes: Mapping[str, Any] | None = None,
+        client: str = "",
+    ) -> None:
+        """Take one client's new weights."""
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Return the new state; what nobody covers is kept from the old one."""
+
+
+def check_update(
+    state: Mapping[str, torch.Tensor],
+    update: Update,
+    weight: float,
+    boxes: Mapping[str, Any] | None,
+) -> tuple[Boxes, dict[str, torch.Tensor]]:
+    """Return where an update lies inside ``state``, and its tensors.
+
+    Raises
+    ------
+    ValueError
+        For a negative or non-finite weight, an unknown name, a shape that does not fit, or an array
+        that torch cannot read.
+    """
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"weight = {weight}: must be a finite number of at least 0")
+    if boxes is None:
+        boxes = {name: tuple(tensor.shape) for name, tensor in update.items()}
+    placements = resolve(state, boxes)
+    if placements.keys() != update.keys():
+        raise ValueError("boxes and update must have the same names")
+    for name, placement in placements.items():
+        if tuple(update[name].shape) != placement_shape(placement):
+            raise ValueError(
+                f"{name!r}: shape {tuple(update[name].shape)} in place of "
+                f"{placement_shape(placement)}"
+            )
+    return placements, {name: torch.as_tensor(update[name]) for name in placements}
 
 
 class CellGrid:
@@ -75,12 +131,14 @@ class OverlapAverage:
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         self._mean = {name: tensor.detach().clone() for name, tensor in state.items()}
         self._grids = {name: CellGrid(tensor.shape) for name, tensor in state.items()}
+        self.verdicts: dict[str, str] = {}
 
     def add(
         self,
-        update: Mapping[str, torch.Tensor | np.ndarray],
+        update: Update,
         weight: float,
         boxes: Mapping[str, Any] | None = None,
+        client: str = "",
     ) -> None:
         """Fold one client's new weights (not a difference); nothing of ``update`` is kept.
 
@@ -92,28 +150,16 @@ class OverlapAverage:
             a_k ≥ 0; a client of weight 0 counts as absent.
         boxes
             Where the tensors lie; by default their shapes say it (the leading parts).
+        client
+            Not looked at: the average treats all alike.
 
         Raises
         ------
         ValueError
-            For a negative or non-finite weight, an unknown name, or a shape that does not fit; the
-            average is unchanged then.
+            As :func:`check_update`; the average is unchanged then.
         """
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight = {weight}: must be a finite number of at least 0")
-        if boxes is None:
-            boxes = {name: tuple(tensor.shape) for name, tensor in update.items()}
-        placements = resolve(self._mean, boxes)
-        if placements.keys() != update.keys():
-            raise ValueError("boxes and update must have the same names")
-        for name, placement in placements.items():
-            if tuple(update[name].shape) != placement_shape(placement):
-                raise ValueError(
-                    f"{name!r}: shape {tuple(update[name].shape)} in place of "
-                    f"{placement_shape(placement)}"
-                )
         # All before any is folded: torch refuses some arrays, and then nothing may have changed.
-        tensors = {name: torch.as_tensor(update[name]) for name in placements}
+        placements, tensors = check_update(self._mean, update, weight, boxes)
         if weight:
             for name, placement in placements.items():
                 self._fold(name, placement, tensors[name], weight)

@@ -115,6 +115,8 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
         strategy.rows = run.rows()
         strategy.policy.restore(point.memory["policy"])
         strategy.roster.restore(point.memory["roster"])
+        if "averaging" in point.memory:
+            strategy.averaging.restore(point.memory["averaging"])
         first = point.round + 1
         for problem in run.damaged:
             progress.note(f"{problem}: the checkpoint before it is taken")

@@ -26,14 +26,15 @@ class Client:
         Stable name.
     max_macs, max_params
         Declared budget; None is no limit.
-    examples
-        Declared number of training images.
+    examples, validation
+        Declared numbers of training and validation images; no reply may speak of more.
     """
 
     name: str
     max_macs: int | None = None
     max_params: int | None = None
     examples: int | None = None
+    validation: int | None = None
 
     def can_hold(self, space: SearchSpace, arch: Architecture) -> bool:
         """Say whether an architecture is within the budget."""

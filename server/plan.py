@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from server.assignment import Client
 from server.replies import Expected
 from server.settings import Settings
 from supernet import Architecture, SearchSpace, State, extract
@@ -29,15 +30,23 @@ class RoundPlan:
     assignment: dict[str, Architecture]
     favoured: list[str]
     weights: dict[str, float]
+    clients: dict[str, Client]
     evaluate: list[Architecture]
     bytes_down: dict[str, int]
 
     def expected(self, index: int, space: SearchSpace, wire_dtype: str) -> Expected:
         """Return what reply number ``index`` must look like."""
-        client = list(self.assignment)[index]
-        arch = self.assignment[client]
+        name = list(self.assignment)[index]
+        arch, client = self.assignment[name], self.clients[name]
         return Expected(
-            client, self.round, arch, space.shapes(arch), wire_dtype, 1 + len(self.evaluate)
+            name,
+            self.round,
+            arch,
+            space.shapes(arch),
+            wire_dtype,
+            1 + len(self.evaluate),
+            client.examples or 0,
+            client.validation or 0,
         )
 
 

@@ -106,7 +106,7 @@ class LiveProgress(Progress):
         loss = sum(c["loss"] for c in accepted) / max(1, len(accepted))
         for name, value in (
             ("round", f"{row['round']} of {self.rounds}, {self.left(row['round'])} left"),
-            ("β", "none (overlap)" if row["beta"] is None else f"{row['beta']:.3f}"),
+            ("β", "none" if row["beta"] is None else f"{row['beta']:.3f}"),
             ("training loss", f"{loss:.3f} over {len(accepted)} replies"),
             ("accuracy", self._evaluation),
             ("bytes", f"{amount(self._bytes)} sent and received"),

@@ -1,4 +1,9 @@
-"""Replies: each is checked before it is folded, and a bad one is quarantined with its reason."""
+"""Replies: each is checked before it is folded, and a bad one is quarantined with its reason.
+
+Sizes are looked at before anything is decoded. By then Flower has received the reply whole: the
+SuperLink has stored it, and this process holds its bytes once (Flower 1.31 has no limit of its
+own). What is saved is decoding it, keeping it and repeating its texts.
+"""
 
 import json
 import math
@@ -17,6 +22,9 @@ from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
 
 _LOAD_FAILED = 1
 _LARGEST = sys.float_info.max
+_NPY_HEADER = 1024  # np.save writes 128 bytes before the numbers of a flat array
+_ROW = 128  # characters of one row of an evaluation; three numbers written out have fewer than 70
+_SAID = 500  # characters of a stranger's text that are repeated
 
 
 class BadReply(ValueError):  # noqa: N818 (it is quarantined, not raised at the user)
@@ -25,7 +33,10 @@ class BadReply(ValueError):  # noqa: N818 (it is quarantined, not raised at the 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the reply to one message must look like."""
+    """What the reply to one message must look like.
+
+    ``examples`` and ``validation`` are the numbers of images that the node declared.
+    """
 
     client: str
     round: int
@@ -33,6 +44,8 @@ class Expected:
     shapes: dict[str, Shape]
     wire_dtype: str
     evaluated: int
+    examples: int
+    validation: int
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,12 @@ class Scored:
 
 
 def check_reply(message: Message, expected: Expected) -> Reply:
-    """Check names, round, architecture, shape, dtype and finiteness of a reply.
+    """Check names, round, architecture, size, shape, dtype, numbers and examples of a reply.
 
     Raises
     ------
     BadReply
-        With the reason, in the order above.
+        With the reason, in the order above. Nothing larger than expected is decoded.
     """
     _check_error(message)
     arrays, metrics, config = (
@@ -75,15 +88,20 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         for key, kind in ((ARRAYS, ArrayRecord), (METRICS, MetricRecord), (CONFIG, ConfigRecord))
     )
     if list(arrays) != [SUBNET]:
-        raise BadReply(f"names {sorted(arrays)} in place of ['{SUBNET}']")
+        raise BadReply(f"names {_short(sorted(arrays))} in place of ['{SUBNET}']")
     if metrics.get("round") != expected.round:
-        raise BadReply(f"round {metrics.get('round')} in place of {expected.round}")
+        raise BadReply(f"round {_short(metrics.get('round'))} in place of {expected.round}")
     if config.get("architecture") != expected.arch.to_json():
         raise BadReply(
-            f"architecture {config.get('architecture')} in place of {expected.arch.to_json()}"
+            f"architecture {_short(config.get('architecture'))} in place of "
+            f"{expected.arch.to_json()}"
         )
-    flat = _numbers(arrays[SUBNET])
     length = numel(expected.shapes)
+    size = len(arrays[SUBNET].data)
+    most = length * numpy_dtype(expected.wire_dtype).itemsize + _NPY_HEADER
+    if size > most:
+        raise BadReply(f"size {size:,} bytes in place of at most {most:,}")
+    flat = _numbers(arrays[SUBNET])
     if flat.shape != (length,):
         raise BadReply(f"shape {flat.shape} in place of ({length},)")
     if flat.dtype != numpy_dtype(expected.wire_dtype):
@@ -94,7 +112,10 @@ def check_reply(message: Message, expected: Expected) -> Reply:
     for key, value in values.items():
         # Compared, not converted: an integer may be larger than any float.
         if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
-            raise BadReply(f"metric {key} = {value!r:.100}: must be a finite number of at least 0")
+            raise BadReply(f"metric {key} = {_short(value)}: must be a finite number of at least 0")
+    _check_declared("num-examples", float(values["num-examples"]), expected.examples)
+    evaluation_examples = _examples(metrics)
+    _check_declared("evaluation-examples", evaluation_examples, expected.validation)
     return Reply(
         flat=flat,
         examples=int(values["num-examples"]),
@@ -102,20 +123,22 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         seconds=float(values["seconds"]),
         images=int(values["images"]),
         evaluation=_evaluation(str(config.get("evaluation", "[]")), expected.evaluated),
-        evaluation_examples=_examples(metrics),
-        source=str(config.get("source", "")),
-        source_root=str(config.get("source-root", "")),
+        evaluation_examples=evaluation_examples,
+        source=_short(config.get("source", "")),
+        source_root=_short(config.get("source-root", "")),
     )
 
 
-def check_scores(message: Message, outer: Architecture, ordered: int) -> Scored:
+def check_scores(message: Message, outer: Architecture, ordered: int, validation: int) -> Scored:
     """Read the scores of ``ordered`` subnets inside ``outer``.
+
+    ``validation`` is the number of validation images that the node declared.
 
     Raises
     ------
     BadReply
-        For an error, another architecture, a number of images that is none, or where a node that
-        has images does not give each subnet one score.
+        For an error, another architecture, a number of images that is none or more than declared,
+        or where a node that has images does not give each subnet one score.
     """
     _check_error(message)
     metrics, config = (
@@ -123,12 +146,15 @@ def check_scores(message: Message, outer: Architecture, ordered: int) -> Scored:
         for key, kind in ((METRICS, MetricRecord), (CONFIG, ConfigRecord))
     )
     if config.get("architecture") != outer.to_json():
-        raise BadReply(f"architecture {config.get('architecture')} in place of {outer.to_json()}")
+        raise BadReply(
+            f"architecture {_short(config.get('architecture'))} in place of {outer.to_json()}"
+        )
     examples = metrics.get("evaluation-examples", 0)
     if not isinstance(examples, int) or examples < 0:
         raise BadReply(
             f"metric evaluation-examples = {examples!r:.100}: must be a whole number of at least 0"
         )
+    _check_declared("evaluation-examples", examples, validation)
     if not examples:
         return Scored((), 0)
     rows = _evaluation(str(config.get("evaluation", "[]")), ordered)
@@ -143,10 +169,19 @@ def check_scores(message: Message, outer: Architecture, ordered: int) -> Scored:
 
 def _check_error(message: Message) -> None:
     if message.has_error():
-        reason = f"error {message.error.code}: {message.error.reason or 'no reason given'}"
+        reason = f"error {message.error.code}: {_short(message.error.reason or 'no reason given')}"
         if message.error.code == _LOAD_FAILED:
             reason += _LOAD_HINT
         raise BadReply(reason)
+
+
+def _check_declared(key: str, count: float, declared: int) -> None:
+    if count > declared:
+        raise BadReply(f"metric {key} = {count:g}: the node declared {declared}")
+
+
+def _short(value: object) -> str:
+    return f"{value!s:.{_SAID}}"
 
 
 def _examples(metrics: MetricRecord) -> int:
@@ -186,6 +221,8 @@ def finite(flat: np.ndarray, wire_dtype: str) -> bool:
 
 def _evaluation(text: str, ordered: int) -> tuple[tuple[int, float, float], ...]:
     """Keep the well-formed rows of an evaluation; accuracy is no reason to refuse weights."""
+    if len(text) > _ROW * (1 + ordered):
+        return ()
     try:
         rows = [(int(i), float(accuracy), float(loss)) for i, accuracy, loss in json.loads(text)]
     except (ValueError, TypeError, OverflowError, RecursionError):

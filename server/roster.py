@@ -1,9 +1,9 @@
 """Which nodes are there, what they are called and what they can hold.
 
-Node ids are random, so a node is asked once who it is (its stable name, budget and examples) by a
-``query`` message; only nodes not seen before are asked, and from time to time those that did not
-answer. A node that is started again has another id and the same name: it takes its name over once
-messages to the old id fail.
+Node ids are random, so a node is asked once who it is (its stable name, budget and numbers of
+images) by a ``query`` message; only nodes not seen before are asked, and from time to time those
+that did not answer. A node that is started again has another id and the same name: it takes its
+name over once messages to the old id fail.
 """
 
 import time
@@ -22,7 +22,7 @@ from supernet.wire import CONFIG, PROTOCOL
 
 _SAID = 3
 _ASK_AGAIN = 60.0  # seconds: as long as Flower calls a node online that has gone
-_OPTIONAL = ("max-macs", "max-params", "num-partitions")
+_OPTIONAL = ("max-macs", "max-params", "num-partitions", "validation-examples")
 
 
 class RosterError(RuntimeError):
@@ -237,7 +237,13 @@ class Roster:
                 f"its device-class {kind!r} is not one of {sorted(self.device_shares)}",
             )
             return None
-        return Client(answer["name"], limits["max-macs"], limits["max-params"], answer["examples"])
+        return Client(
+            answer["name"],
+            limits["max-macs"],
+            limits["max-params"],
+            answer["examples"],
+            answer.get("validation-examples", 0),
+        )
 
     def _refuse(self, who: str, reason: str) -> None:
         """Say once why a node is left out; of many with one reason only the first few are said."""

@@ -35,12 +35,16 @@ _SHORT = 12
 
 @dataclass(frozen=True)
 class Errand:
-    """One message to a node: score these subnets inside that one."""
+    """One message to a node: score these subnets inside that one.
+
+    ``validation`` is the number of validation images that the node declared.
+    """
 
     client: str
     node: int
     outer: Architecture
     archs: tuple[Architecture, ...]
+    validation: int
 
 
 def score_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Progress) -> ScoreBook:
@@ -129,7 +133,8 @@ def plan_errands(
         shapes = space.shapes(outer)
         inside = [arch for arch in waiting if nested(space.shapes(arch), shapes)]
         waiting = [arch for arch in waiting if arch not in inside]
-        errands.append(Errand(client.name, node, outer, tuple(inside)))
+        validation = client.validation or 0
+        errands.append(Errand(client.name, node, outer, tuple(inside), validation))
     return errands
 
 
@@ -182,7 +187,7 @@ def _send(
                 if reply is None:
                     queues[errand.node].clear()  # gone, or still busy with this one
                     raise BadReply(f"no reply within {settings.round_timeout:g} s")
-                scored = check_scores(reply, errand.outer, len(errand.archs))
+                scored = check_scores(reply, errand.outer, len(errand.archs), errand.validation)
             except BadReply as reason:
                 progress.note(f"client {errand.client} refused: {reason}")
                 continue

@@ -13,6 +13,8 @@ from supernet.registry import import_object
 from supernet.wire import WIRE_DTYPES, LocalTraining, SpaceOptions
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
+ROBUST = ("trimmed-mean", "median", "clip", "defl")
+AVERAGINGS = ("maxnet", "overlap", *ROBUST)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,14 @@ class Settings:
     )
     averaging: str = setting(
         "maxnet",
-        "maxnet (the largest weighs β) or overlap (all weigh the same)",
-        choices=("maxnet", "overlap"),
+        "maxnet (the largest weighs β), overlap (all weigh the same), or against bad replies, "
+        "without β: trimmed-mean, median, clip (long updates are shortened), defl (outliers of "
+        "gradient norms are left out or weigh less); these four hold a round's replies in memory, "
+        "clients-per-round times a subnet's bytes",
+        choices=AVERAGINGS,
+    )
+    trim_share: float = setting(
+        0.2, "trimmed-mean: share of replies cut from either end, at least one", above=0, high=0.5
     )
     weighting: str = setting(
         "uniform",
@@ -139,8 +147,8 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
 
     def beta(self) -> Schedule | None:
-        """β over rounds counted from 0, or None for overlap averaging."""
-        if self.averaging == "overlap":
+        """β over rounds counted from 0, or None for averages that have none."""
+        if self.averaging != "maxnet":
             return None
         end = self.beta_end or 1 / self.clients_per_round
         return SCHEDULES[self.beta_schedule](self.beta_start, end, self.beta_share * self.rounds)
@@ -215,6 +223,16 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
         raise SettingsError(
             f"min-replies = {settings.min_replies}: only {asked} clients are asked a round "
             "(clients-per-round and over-sample)"
+        )
+    if settings.averaging in ROBUST and settings.late_replies == "fold":
+        raise SettingsError(
+            f"late-replies = 'fold': averaging = {settings.averaging!r} counts every reply once, "
+            "so late ones can only be dropped"
+        )
+    if settings.averaging in ROBUST and settings.weighting != "uniform":
+        raise SettingsError(
+            f"weighting = {settings.weighting!r}: averaging = {settings.averaging!r} counts every "
+            "reply once, so weighting must be 'uniform'"
         )
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")

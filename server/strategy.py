@@ -18,8 +18,9 @@ from flwr.serverapp.strategy import Result, Strategy
 from data import Dataset
 from nas.ladder import ladder
 from server.account import round_metrics, round_row
-from server.aggregation import OverlapAverage
+from server.aggregation import Aggregation
 from server.assignment import Client, Policy, round_weights, sample_clients
+from server.averaging import Averaging
 from server.closing import Closing, LateTask, check_late
 from server.evaluation import fuse_ladder, score_ladder
 from server.exchange import Late, exchange
@@ -74,6 +75,7 @@ class SupernetStrategy(Strategy):
         self.settings = settings
         self.space = settings.space.load() if space is None else space
         self.policy = settings.policy(self.space) if policy is None else policy
+        self.averaging = Averaging(settings)
         self.run_folder = run
         self.data = data if settings.evaluate_on != "clients" else None
         self.progress = Progress() if progress is None else progress
@@ -104,7 +106,7 @@ class SupernetStrategy(Strategy):
         """Say what will be trained, and how."""
         s, space = self.settings, self.space
         rule = (
-            "overlap averaging"
+            f"{s.averaging} averaging"
             if self._beta is None
             else f"MaxNet averaging, β {s.beta_schedule} {s.beta_start:g} to "
             f"{s.beta_end or 1 / s.clients_per_round:g} over {s.beta_share:.0%} of the rounds"
@@ -238,7 +240,11 @@ class SupernetStrategy(Strategy):
 
     def _checkpoint(self, number: int) -> None:
         if self.run_folder is not None:
-            memory = {"policy": self.policy.state(), "roster": self.roster.state()}
+            memory = {
+                "policy": self.policy.state(),
+                "roster": self.roster.state(),
+                "averaging": self.averaging.state(),
+            }
             point = Checkpoint(number, self.state, memory)
             self.run_folder.checkpoint(point, self.settings.keep_checkpoints)
 
@@ -276,6 +282,7 @@ class SupernetStrategy(Strategy):
             assignment=assignment,
             favoured=favoured,
             weights=weights,
+            clients={client.name: client for client in clients},
             evaluate=evaluate,
             bytes_down={},
         )
@@ -364,7 +371,7 @@ class SupernetStrategy(Strategy):
         closing: Closing,
     ) -> tuple[Row, list[Row]]:
         s = self.settings
-        average = OverlapAverage(self.state)
+        average = self.averaging.open(self.state)
         folder = None if self.run_folder is None else self.run_folder.path / "checkpoints"
         queue = FoldQueue(s.hold_back, folder, in_order=s.fold_order == "assignment")
         names = list(plan.assignment)
@@ -383,9 +390,9 @@ class SupernetStrategy(Strategy):
                 found[index] = str(reason)
                 self.progress.note(f"round {plan.round}: client {names[index]} refused: {reason}")
             for turn, ready in queue.put(index, flat):
-                arch = plan.assignment[names[turn]]
+                client, arch = names[turn], plan.assignment[names[turn]]
                 update = unpack(ready, self.space.shapes(arch), s.wire_dtype)
-                average.add(update, plan.weights[names[turn]], self.space.boxes(arch))
+                average.add(update, plan.weights[client], self.space.boxes(arch), client)
         late = self._fold_late(plan.round, average)
         if any(isinstance(entry, Reply) for entry in found.values()) or any(
             row["folded"] for row in late
@@ -393,10 +400,12 @@ class SupernetStrategy(Strategy):
             self.state = average.result()
         self._last_refusals = [entry for entry in found.values() if isinstance(entry, str)]
         self._tell_roster(plan, found, closed_early=closing.enough())
-        row, reports = round_row(plan, found, self.space, s.wire_dtype)
+        for client, verdict in average.verdicts.items():
+            self.progress.note(f"round {plan.round}: client {client}: {verdict}")
+        row, reports = round_row(plan, found, average.verdicts, self.space, s.wire_dtype)
         return row | {"late": late}, fuse_ladder(self.space, self.ladder, reports)
 
-    def _fold_late(self, number: int, average: OverlapAverage) -> list[Row]:
+    def _fold_late(self, number: int, average: Aggregation) -> list[Row]:
         """Fold, or only count, the replies to rounds that have closed; one row each."""
         s, rows = self.settings, []
         arrived = sorted(self.late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
@@ -409,7 +418,8 @@ class SupernetStrategy(Strategy):
                 arch = plan.assignment[task.client]
                 weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
                 update = unpack(reply.flat, self.space.shapes(arch), s.wire_dtype)
-                average.add(update, weight, self.space.boxes(arch))
+                who = f"{task.client}, late from round {plan.round}"
+                average.add(update, weight, self.space.boxes(arch), who)
                 row |= {"folded": True, "weight": weight}
             rows.append(row)
         return rows

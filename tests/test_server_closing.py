@@ -362,6 +362,7 @@ def test_who_rests_is_in_the_checkpoint(tmp_path: Path) -> None:
         ({"keep-going": True}, "keep-going needs a run-dir"),
         ({"late-replies": "hold"}, "late-replies = 'hold'"),
         ({"min-weight": 1.5}, "min-weight = 1.5"),
+        ({"late-replies": "fold", "averaging": "median"}, "late ones can only be dropped"),
     ],
 )
 def test_wrong_settings(values: dict[str, Scalar], said: str) -> None:

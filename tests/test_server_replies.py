@@ -26,7 +26,7 @@ class Named(Architecture):
 
 
 ORDER = Message(RecordDict(), dst_node_id=7, message_type="train", group_id="3")
-EXPECTED = Expected("5", 3, Named(1), {"w": (2, 2), "b": (3,)}, "float32", 3)
+EXPECTED = Expected("5", 3, Named(1), {"w": (2, 2), "b": (3,)}, "float32", 3, 11, 8)
 LENGTH = 2 * 2 + 3
 METRICS = {"num-examples": 11, "loss": 0.5, "seconds": 0.25, "images": 33, "round": 3}
 TEXTS = {"architecture": Named(1).to_json(), "source": "abc", "source-root": "/app"}
@@ -282,6 +282,74 @@ def test_a_bad_number_of_evaluation_examples_counts_as_none(count: Any) -> None:
     )
 
 
+# Too much
+
+
+class Sealed(Array):
+    """An array that must not be decoded."""
+
+    def numpy(self) -> Any:
+        raise AssertionError("decoded")
+
+
+@pytest.mark.parametrize("dtype", WIRE_DTYPES)
+def test_a_reply_ten_times_too_large_is_refused_before_it_is_decoded(dtype: str) -> None:
+    expected = replace(EXPECTED, shapes={"w": (1000,)}, wire_dtype=dtype)
+    right = Array(flat(dtype, 1000))
+    large = Array(flat(dtype, 10_000))
+    parts = {"dtype": large.dtype, "shape": large.shape, "stype": large.stype}
+    said = refused(reply(Sealed(**parts, data=large.data)), expected)
+    item = numpy_dtype(dtype).itemsize
+    assert said == f"size {10_000 * item + 128:,} bytes in place of at most {1000 * item + 1024:,}"
+    assert len(right.data) == 1000 * item + 128
+    assert check_reply(reply(right), expected).flat.size == 1000
+
+
+def test_as_many_examples_as_declared_pass_and_one_more_is_refused() -> None:
+    assert check_reply(reply(metrics={"num-examples": 11}), EXPECTED).examples == 11
+    assert refused(reply(metrics={"num-examples": 12})) == (
+        "metric num-examples = 12: the node declared 11"
+    )
+    assert "num-examples = 1e+09" in refused(reply(metrics={"num-examples": 10**9}))
+
+
+def test_more_validation_images_than_declared_are_refused() -> None:
+    assert refused(reply(metrics={"evaluation-examples": 10**9})) == (
+        "metric evaluation-examples = 1e+09: the node declared 8"
+    )
+    said = not_counted(scores(examples=9))
+    assert said == "metric evaluation-examples = 9: the node declared 8"
+
+
+def test_an_endless_evaluation_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[0, 0.123456789012345678, -1.7976931348623157e308]] * 3
+    kept = check_reply(reply(texts={"evaluation": json.dumps(rows)}), EXPECTED)
+    assert len(kept.evaluation) == 3
+    monkeypatch.setattr("server.replies.json.loads", lambda text: pytest.fail("read"))
+    long = json.dumps([[0, 0.5, 1.0]] * 1000)
+    assert check_reply(reply(texts={"evaluation": long}), EXPECTED).evaluation == ()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        reply(texts={"architecture": "x" * 10**6}),
+        reply(metrics={"round": [7] * 10**6}),
+        reply(metrics={"loss": [7] * 10**6}),
+        reply(record={"arrays": ArrayRecord({"x" * 10**6: Array(flat())})}),
+        Message(Error(5, "x" * 10**6), reply_to=ORDER),
+    ],
+    ids=["architecture", "round", "loss", "names", "error"],
+)
+def test_no_stranger_fills_the_log(message: Message) -> None:
+    assert len(refused(message)) < 1000
+
+
+def test_the_source_of_a_reply_is_cut() -> None:
+    found = check_reply(reply(texts={"source": "x" * 10**6, "source-root": "/" * 10**6}), EXPECTED)
+    assert len(found.source) == len(found.source_root) == 500
+
+
 # Scores without weights
 
 
@@ -302,13 +370,13 @@ def scores(
 
 def not_counted(message: Message, ordered: int = 3) -> str:
     with pytest.raises(BadReply) as caught:
-        check_scores(message, Named(1), ordered)
+        check_scores(message, Named(1), ordered, 8)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_right_scores_pass_in_any_order() -> None:
-    found = check_scores(scores(), Named(1), 3)
+    found = check_scores(scores(), Named(1), 3, 8)
     assert found.examples == 8
     assert dict(found.scores) == {
         0: Score.of(4, 1.5, 8),
@@ -319,7 +387,7 @@ def test_right_scores_pass_in_any_order() -> None:
 
 @pytest.mark.parametrize("examples", [0, None])
 def test_a_node_without_images_has_no_scores(examples: int | None) -> None:
-    found = check_scores(scores((), examples), Named(1), 3)
+    found = check_scores(scores((), examples), Named(1), 3, 8)
     assert (found.scores, found.examples) == ((), 0)
 
 

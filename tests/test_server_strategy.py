@@ -93,6 +93,16 @@ def nothing_usable(reply: Message, order: Message) -> Message:
     return Message(RecordDict(), reply_to=order)
 
 
+def oversized(reply: Message, order: Message) -> Message:
+    flat = reply.content.array_records["arrays"]["subnet"].numpy()
+    return spoil(reply, order, arrays=ArrayRecord({"subnet": Array(np.tile(flat, 10))}))
+
+
+def boastful(reply: Message, order: Message) -> Message:
+    numbers = dict(reply.content.metric_records["metrics"]) | {"num-examples": 10**9}
+    return spoil(reply, order, metrics=MetricRecord(numbers))
+
+
 def unreadable(reply: Message, order: Message) -> Message:
     broken = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=b"?")
     return spoil(reply, order, arrays=ArrayRecord({"subnet": broken}))
@@ -105,6 +115,8 @@ BAD: dict[Callable[[Message, Message], Message], str] = {
     wrong_architecture: "architecture",
     stale_round: "round",
     nothing_usable: "names",
+    oversized: "size",
+    boastful: "num-examples = 1e+09: the node declared",
     unreadable: "cannot be read",
 }
 

@@ -1,0 +1,139 @@
+"""Poison a training run: 20% of the nodes send false updates, against each averaging.
+
+    python benchmarks/poisoning.py runs/poisoning [--rounds 60] [--seeds 0] [--attacks flip]
+
+Digits, 10 clients, 5 a round, the README's settings but for the number of rounds. Two of the ten
+clients are attackers: they train as everybody does, then send w + f · (w' − w) in place of w',
+where w are the weights that they were sent: ``flip`` is f = −1, ``scale`` f = 10, ``clean`` f = 1
+(nobody attacks). Attackers are clients 0 and 1; ties go to the lowest name, so they get the largest
+and the smallest subnet early. One run folder a cell: finished ones are kept, others started anew.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from flwr.app import Array, ArrayRecord, Context, Message
+from hardware import describe
+
+from client.app import app as client_app
+from server.app import prepare, run_training
+from server.local_grid import LocalGrid
+from server.progress import Progress
+from server.run_folder import RunFolder
+from supernet.config import flatten
+
+CLIENTS = 10
+ATTACKERS = ("0", "1")
+FACTORS = {"clean": 1.0, "flip": -1.0, "scale": 10.0}
+AVERAGINGS = ("overlap", "maxnet", "trimmed-mean", "median", "clip", "defl")
+
+
+class Poisoned:
+    """The ClientApp, except that attackers scale the difference that they send."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        attacks = str(context.node_config["partition-id"]) in ATTACKERS
+        if message.metadata.message_type != "train" or not attacks or self.factor == 1:
+            return client_app(message, context)
+        sent = message.content.array_records["arrays"]["subnet"].numpy()
+        reply = client_app(message, context)
+        trained = reply.content.array_records["arrays"]["subnet"].numpy()
+        false = (sent + self.factor * (trained - sent)).astype(np.float32)
+        reply.content["arrays"] = ArrayRecord({"subnet": Array(false)})
+        return reply
+
+
+def run_cell(folder: Path, attack: str, averaging: str, seed: int, rounds: int) -> None:
+    """Train one cell of the table, unless it is there already."""
+    if (folder / "supernet.safetensors").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    values = {
+        "rounds": rounds,
+        "seed": seed,
+        "clients": CLIENTS,
+        "averaging": averaging,
+        "evaluate-every": 20,
+        "run-dir": str(folder),
+    }
+    prepared = prepare(values)
+    nodes = {n + 1: {"partition-id": n, "num-partitions": CLIENTS} for n in range(CLIENTS)}
+    grid = LocalGrid(Poisoned(FACTORS[attack]), nodes, flatten(prepared.settings), 1)
+    try:
+        run_training(prepared, grid, Progress())
+    finally:
+        grid.close()
+
+
+def accuracies(folder: Path, kind: str) -> dict[str, float]:
+    """Return the ladder's last accuracies: ``evaluation`` (validation split) or ``test``."""
+    rows = [row for row in RunFolder.open(folder).rows() if row["kind"] == kind]
+    return {rung["name"]: rung["accuracy"] for rung in rows[-1]["ladder"]}
+
+
+def mean(values: dict[str, float]) -> float:
+    """Return the mean over the ladder."""
+    return sum(values.values()) / len(values)
+
+
+def table(out: Path, seeds: list[int]) -> str:
+    """Return the Markdown table of all finished cells."""
+    lines = [
+        "| attack | averaging | seed | validation, ladder's mean | test, ladder's mean | smallest "
+        "| largest | against clean overlap |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for attack in FACTORS:
+        for averaging in AVERAGINGS:
+            for seed in seeds:
+                folder, clean = (out / name(a, v, seed) for a, v in ((attack, averaging), CLEAN))
+                if not all((f / "supernet.safetensors").exists() for f in (folder, clean)):
+                    continue
+                test = accuracies(folder, "test")
+                behind = 100 * (mean(test) - mean(accuracies(clean, "test")))
+                lines.append(
+                    f"| {attack} | {averaging} | {seed} | "
+                    f"{mean(accuracies(folder, 'evaluation')):.2%} | {mean(test):.2%} | "
+                    f"{test['smallest']:.2%} | {test['largest']:.2%} | {behind:+.2f} |"
+                )
+    return "\n".join(lines)
+
+
+CLEAN = ("clean", "overlap")
+
+
+def name(attack: str, averaging: str, seed: int) -> str:
+    """Return the folder's name of a cell."""
+    return f"{attack}-{averaging}-seed{seed}"
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="folder for the runs")],
+    rounds: Annotated[int, typer.Option(help="rounds of every run")] = 60,
+    seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
+    attacks: Annotated[str, typer.Option(help="attacks, comma-separated")] = ",".join(FACTORS),
+    averagings: Annotated[str, typer.Option(help="comma-separated")] = ",".join(AVERAGINGS),
+) -> None:
+    """Train what is missing, then print the table of all that is there."""
+    torch.set_num_threads(1)
+    chosen = [int(seed) for seed in seeds.split(",")]
+    for seed in chosen:
+        for attack in attacks.split(","):
+            for averaging in averagings.split(","):
+                cell = name(attack, averaging, seed)
+                print(f"== {cell}", flush=True)
+                run_cell(out / cell, attack, averaging, seed, rounds)
+    print(f"\n{describe({'rounds': rounds})}")
+    print(table(out, chosen))
+
+
+if __name__ == "__main__":
+    typer.run(main)
