@@ -93,7 +93,7 @@ def rounds(folder: Path) -> list[dict[str, float]]:
         push = trainings[number]
         last_pull = max(pull["ended"] for pull in pulls if pull["ended"] < push["began"])
         ended = [pull for pull in pulls if pull["ended"] > push["ended"]]
-        end = list(_until(ended, NODES))[-1]["ended"]
+        end = _until(ended, NODES)[-1]["ended"]
         last = max((node[number] for node in nodes), key=lambda message: message["sent"])
         stops = [
             last_pull,

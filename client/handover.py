@@ -1,6 +1,6 @@
 """Hand a message to the node's worker: what Flower's short-lived ClientApp process does.
 
-Nothing here imports torch, numpy's users or another room. A worker (:mod:`client.worker`) serves
+Nothing here imports torch or another module of the rooms. A worker (:mod:`client.worker`) serves
 one app folder; it is started by the first message to that folder's app, or when the last one has
 ended, and listens on a Unix socket in a folder that only this user can enter.
 

@@ -1,10 +1,10 @@
 """``superfednas node``: a SuperNode whose rounds do not wait.
 
-Three processes serve a node. The SuperNode is Flower's, with pauses that adapt. Its SuperExec
-forks a ClientApp for every message from a process that has imported Flower. The ClientApp hands
-the message to a worker that holds torch and the data (:mod:`client.worker`). Where this Flower is
-not the one that :mod:`deploy.flower_internals` knows, Flower's own SuperNode runs in its place, as
-it does with Flower's own ClientApp processes, and only the worker stays.
+The SuperNode is Flower's, with pauses that adapt. Its SuperExec forks a ClientApp for every message
+from a process that has imported Flower. The ClientApp hands the message to a worker that holds
+torch and the data (:mod:`client.worker`). Where this Flower is not the one that
+:mod:`deploy.flower_internals` knows, Flower's own SuperNode runs, with Flower's own processes, and
+only the worker stays.
 """
 
 import fcntl

@@ -38,6 +38,8 @@ EXPECTED = Expected(
     {"w": (2, 2), "b": (3,)},
     "float32",
     3,
+    10**6,
+    10**6,
 )
 ODD_NUMBERS = st.sampled_from(
     [0, -0.0, -1, 1, 2, 1e-320, 1e308, math.nan, math.inf, -math.inf, 2**63, -(2**63), 10**400]
