@@ -1,4 +1,4 @@
-"""Verbs for a fleet of real nodes: keys, register."""
+"""Verbs for a fleet of real nodes: run, keys, register."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,44 @@ import typer
 from cli.common import Json, app, show
 
 Folder = Annotated[Path, typer.Argument(help="The folder of credentials.")]
+
+
+@app.command()
+def run(
+    run_dir: Annotated[
+        Path, typer.Option(help="The run folder, as the SuperLink's machine calls it (absolute).")
+    ],
+    superlink: Annotated[
+        str, typer.Option(help="HOST:PORT of the SuperLink's Control API.")
+    ] = "127.0.0.1:9093",
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="The authority's certificate; without it there is no TLS.")
+    ] = None,
+    run_config: Annotated[str, typer.Option(help="Settings, as `flwr run` takes them.")] = "",
+    app_dir: Annotated[Path, typer.Option("--app", help="The app's folder.")] = Path(),
+    attempts: Annotated[int, typer.Option(min=1, help="Starts at most.")] = 10,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a SuperLink that does not answer.")
+    ] = 300.0,
+) -> None:
+    """Run on a SuperLink until the run has ended well, and tell so by the exit status.
+
+    Where the server's app or the SuperLink dies, the run is started again and goes on after its
+    last round. The same command again does so too.
+    """
+    from deploy.keeping import keep_going
+    from deploy.superlink import SuperLink
+
+    with SuperLink(superlink, root_certificates) as link:
+        keep_going(
+            link,
+            app_dir,
+            {"run-dir": str(run_dir)},
+            run_config,
+            attempts=attempts,
+            patience=patience,
+            note=lambda text: print(text, flush=True),
+        )
 
 
 @app.command()

@@ -109,7 +109,7 @@ class SuperLink:
             raise
         return True
 
-    def submit(self, app: Path, settings: Mapping[str, Scalar]) -> str:
+    def submit(self, app: Path, settings: Mapping[str, Scalar], run_config: str = "") -> str:
         """Start a run.
 
         Parameters
@@ -118,6 +118,8 @@ class SuperLink:
             The folder with the app's pyproject.toml.
         settings
             Its run-config.
+        run_config
+            More of it, as ``flwr run --run-config`` takes it.
 
         Returns
         -------
@@ -129,7 +131,8 @@ class SuperLink:
         SuperLinkError
             Where the SuperLink does not take the run.
         """
-        config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        config = " ".join(filter(None, [*pairs, run_config]))
         answer = self._ask("run", str(app.resolve()), _NAME, "--run-config", config)
         return str(answer["run-id"])
 
@@ -152,6 +155,10 @@ class SuperLink:
             self._call(["log", run, _NAME, "--stream"], capture=False)
             time.sleep(1)
         return status
+
+    def ended(self, run: str) -> bool:
+        """Say whether a run has ended, well or not; raises as :meth:`status`."""
+        return self.status(run).startswith(_FINISHED)
 
     def status(self, run: str) -> str:
         """Return a run's status, as ``flwr list`` tells it.

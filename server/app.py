@@ -102,11 +102,18 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
 
     The run folder's path is the last line printed.
     """
-    settings, data = prepared.settings, prepared.data
+    settings = prepared.settings
     if prepared.resumed is None:
         run = RunFolder.create(settings.run_dir, flatten(settings), settings.space.space)
     else:
         run = prepared.resumed[0]
+    with run.written():
+        _train(prepared, run, grid, progress)
+    return run
+
+
+def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -> None:
+    settings, data = prepared.settings, prepared.data
     strategy = SupernetStrategy(settings, run=run, data=data, progress=progress)
     first = 1
     if prepared.resumed is not None:
@@ -137,7 +144,6 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
                 f"{str(run.path)!r} (superfednas train --resume {run.path})"
             )
         raise
-    return run
 
 
 def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Dataset | None) -> None:

@@ -15,13 +15,14 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -150,6 +151,24 @@ class RunFolder:
     def save_info(self) -> None:
         """Write ``run.json`` whole."""
         write_whole(self.path / "run.json", json.dumps(self.info, indent=1))
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder for the length of a block.
+
+        Raises
+        ------
+        RunFolderError
+            Where another process does. The system frees the lock of one that was killed.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunFolderError(
+                f"{str(self.path)!r} is being written by another process: wait for its end, or "
+                "end it"
+            ) from None
 
     # Metrics
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -99,13 +100,25 @@ def wait_until(condition, seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
+@dataclass
+class Fleet:
+    """A SuperLink and its nodes: where it is, their process ids, and how each was started."""
+
+    control: str
+    superlink: int
+    superlink_command: list[str]
+    nodes: list[int]
+    node_commands: list[list[str]]
+
+
 @contextlib.contextmanager
 def fleet(
     home: Path,
     env: dict[str, str],
     nodes: int,
     supernode: Sequence[str] = (str(BIN / "flower-supernode"),),
-) -> Iterator[None]:
+    superlink_options: Sequence[str] = (),
+) -> Iterator[Fleet]:
     """Run a SuperLink, which ``flwr`` knows as ``dep``, and supernodes that share a data set.
 
     Every node's environment names its own number in ``NODE``.
@@ -122,9 +135,11 @@ def fleet(
         f"--serverappio-api-address=127.0.0.1:{serverappio}",
         f"--fleet-api-address=127.0.0.1:{fleet_port}",
         f"--control-api-address=127.0.0.1:{control}",
+        *superlink_options,
     ]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(process(superlink, env, home, home / "superlink.log"))
+        link = stack.enter_context(process(superlink, env, home, home / "superlink.log"))
+        found = Fleet(f"127.0.0.1:{control}", link, superlink, [], [])
         wait_until(lambda: listens(control), 60, "the SuperLink's start")
         for number, port in enumerate(clientappio):
             node = [
@@ -134,10 +149,13 @@ def fleet(
                 f"--clientappio-api-address=127.0.0.1:{port}",
                 f"--node-config=partition-id={number} num-partitions={nodes}",
             ]
-            stack.enter_context(
-                process(node, env | {"NODE": str(number)}, home, home / f"node{number}.log")
+            found.node_commands.append(node)
+            found.nodes.append(
+                stack.enter_context(
+                    process(node, env | {"NODE": str(number)}, home, home / f"node{number}.log")
+                )
             )
-        yield
+        yield found
 
 
 def flwr_run(

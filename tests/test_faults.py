@@ -1,0 +1,341 @@
+"""What may happen to real machines, really done to real processes: ``pytest -n 0 -m faults -s``.
+
+Each test ends a run all the same and prints what was lost and how long it took to go on.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.processes import (
+    ROOT,
+    Fleet,
+    end,
+    environment,
+    fleet,
+    process,
+    run_config,
+    same_supernet,
+    train_command,
+    wait_until,
+)
+
+pytestmark = pytest.mark.faults
+NODE = (sys.executable, "-m", "cli", "node")
+NODES = 3
+PATIENCE = 300.0
+SETTINGS: dict[str, object] = {
+    "rounds": 12,
+    "clients-per-round": NODES,
+    "min-nodes": NODES,
+    "local-steps": 2,
+    "seed": 5,
+    "evaluate-every": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def env(home: Path) -> dict[str, str]:
+    return environment(home, PYTHONPATH=str(ROOT))
+
+
+@contextlib.contextmanager
+def running(
+    home: Path, env: dict[str, str], machines: Fleet, values: dict[str, object], app: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep a run going on a fleet, its output in ``run.log``."""
+    command = [sys.executable, "-m", "cli", "run", "--superlink", machines.control]
+    command += ["--run-dir", str(home / "run"), "--app", str(app)]
+    command += ["--run-config", run_config({**SETTINGS, **values})]
+    with (home / "run.log").open("w") as log:
+        started = subprocess.Popen(command, env=env, cwd=home, stdout=log, stderr=log)
+    try:
+        yield started
+    finally:
+        end(started.pid)
+        started.wait(timeout=30)
+
+
+def rows(home: Path) -> list[dict[str, Any]]:
+    """Return the rounds that are written."""
+    path = home / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return [row for row in found if row["kind"] == "round"]
+
+
+def wait_for_round(home: Path, number: int) -> None:
+    wait_until(lambda: len(rows(home)) >= number, PATIENCE, f"round {number}")
+
+
+def wait_for_end(home: Path, started: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    """Wait for the run's end, which must be a good one."""
+    assert started.wait(timeout=PATIENCE) == 0, (home / "run.log").read_text()[-3000:]
+    done = rows(home)
+    assert [row["round"] for row in done] == list(range(1, len(done) + 1))
+    return done
+
+
+def lost(done: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
+    """Return (round, client) of every reply that was asked for and not folded."""
+    return [
+        (row["round"], client["client"])
+        for row in done
+        for client in row["clients"]
+        if not client["accepted"]
+    ]
+
+
+def told(fault: str, since: float, gone: object) -> None:
+    print(f"\n| {fault} | {time.monotonic() - since:.1f} | {gone} |", flush=True)
+
+
+def unbroken(home: Path, env: dict[str, str], **settings: object) -> Path:
+    """Return the run folder of the same run in one process."""
+    values = {**SETTINGS, **settings, "clients": NODES}
+    command = train_command(home / "unbroken", **values)
+    subprocess.run(command, env=env, cwd=ROOT, check=True, timeout=PATIENCE, capture_output=True)
+    return home / "unbroken"
+
+
+def serving(home: Path) -> list[psutil.Process]:
+    """Return the server apps of this home."""
+    found = []
+    for each in psutil.process_iter(["cmdline", "environ"]):
+        line = " ".join(each.info["cmdline"] or ())
+        if "flwr-serverapp" in line and (each.info["environ"] or {}).get("HOME") == str(home):
+            found.append(each)
+    return found
+
+
+def test_a_node_is_killed_in_the_middle_of_a_round(home: Path, env: dict[str, str]) -> None:
+    with (
+        fleet(home, env, NODES, NODE) as machines,
+        running(home, env, machines, {"round-timeout": 10.0}) as started,
+    ):
+        wait_for_round(home, 2)
+        os.kill(machines.nodes[1], signal.SIGKILL)
+        since, before = time.monotonic(), len(rows(home))
+        wait_for_round(home, before + 2)
+        told("a node killed (-9) in the middle of a round", since, "its replies")
+        done = wait_for_end(home, started)
+    gone = lost(done[before:])
+    assert len(done) == 12 and gone and {client for _, client in gone} == {"1"}
+
+
+def test_a_node_is_frozen_past_the_deadline_and_comes_back(home: Path, env: dict[str, str]) -> None:
+    values: dict[str, object] = {"round-timeout": 5.0, "rounds": 60, "local-steps": 1}
+    with (
+        fleet(home, env, NODES, NODE) as machines,
+        running(home, env, machines, values) as started,
+    ):
+        wait_for_round(home, 2)
+        parent = psutil.Process(machines.nodes[1])
+        family = [parent, *parent.children(recursive=True)]
+        for each in family:
+            each.suspend()
+        since, before = time.monotonic(), len(rows(home))
+        wait_until(lambda: lost(rows(home)[before:]), 60, "the missing reply")
+        wait_for_round(home, len(rows(home)) + 1)
+        told("a node frozen (SIGSTOP) past the deadline", since, "its replies")
+        for each in family:
+            each.resume()
+        back = time.monotonic()
+        frozen = len(rows(home))
+
+        def returned() -> bool:
+            return any(
+                client["client"] == "1" and client["accepted"]
+                for row in rows(home)[frozen:]
+                for client in row["clients"]
+            )
+
+        wait_until(returned, 120, "the node's return")
+        told("… and back (SIGCONT)", back, "nothing")
+        done = wait_for_end(home, started)
+    assert {client for _, client in lost(done[before:])} == {"1"}
+
+
+def test_a_node_is_killed_and_started_again(home: Path, env: dict[str, str]) -> None:
+    """Without authentication it has another id, while Flower still calls the old one online."""
+    values: dict[str, object] = {"round-timeout": 5.0, "rounds": 80, "local-steps": 1}
+    with (
+        fleet(home, env, NODES, NODE) as machines,
+        running(home, env, machines, values) as started,
+    ):
+        wait_for_round(home, 2)
+        end(machines.nodes[1])
+        os.kill(machines.nodes[2], signal.SIGKILL)
+        again = machines.node_commands[2]
+        since, before = time.monotonic(), len(rows(home))
+        with process(again, env | {"NODE": "2"}, home, home / "node2-again.log"):
+            wait_until(
+                lambda: any(
+                    client["client"] == "2" and client["accepted"]
+                    for row in rows(home)[before + 1 :]
+                    for client in row["clients"]
+                ),
+                120,
+                "the node's return",
+            )
+            told("a node killed and started again", since, "its replies meanwhile")
+            wait_for_end(home, started)
+
+
+def test_the_superlink_is_killed_and_started_again_with_its_database(
+    home: Path, env: dict[str, str]
+) -> None:
+    options = [f"--database={home / 'state.db'}"]
+    with (
+        fleet(home, env, NODES, NODE, options) as machines,
+        running(home, env, machines, {}) as started,
+    ):
+        wait_for_round(home, 3)
+        link = psutil.Process(machines.superlink)
+        for each in [link, *link.children(recursive=True)]:
+            each.kill()
+        since, before = time.monotonic(), len(rows(home))
+        with process(machines.superlink_command, env, home, home / "superlink-again.log"):
+            wait_for_round(home, before + 1)
+            told("the SuperLink killed and started again with its database", since, "nothing")
+            wait_for_end(home, started)
+    assert same_supernet(unbroken(home, env), home / "run")
+
+
+def test_the_server_app_is_killed(home: Path, env: dict[str, str]) -> None:
+    with (
+        fleet(home, env, NODES, NODE) as machines,
+        running(home, env, machines, {}) as started,
+    ):
+        for number in (2, 5):
+            wait_for_round(home, number)
+            wait_until(lambda: serving(home), 60, "a server app")
+            for each in serving(home):
+                each.kill()
+            since, before = time.monotonic(), len(rows(home))
+            wait_for_round(home, before + 1)
+            told("the server app killed (-9)", since, "nothing")
+        wait_for_end(home, started)
+    assert same_supernet(unbroken(home, env), home / "run")
+
+
+def test_a_run_in_one_process_is_killed_at_20_random_moments(
+    home: Path, env: dict[str, str]
+) -> None:
+    settings: dict[str, object] = {"rounds": 40, "local-steps": 8}
+    values = {**SETTINGS, **settings, "clients": NODES, "keep-going": True}
+    command = [*train_command(home / "run", **values)]
+    command = [part for part in command if not part.startswith("--keep-going")] + ["--keep-going"]
+    rng, kills, since = np.random.default_rng(0), 0, time.monotonic()
+    while kills < 20:
+        here = subprocess.Popen(
+            command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        before = len(rows(home))
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: len(rows(home)) > before, 60, "a round")  # noqa: B023
+        time.sleep(float(rng.uniform(0, 0.6)))
+        if here.poll() is not None:
+            break
+        here.kill()
+        here.wait()
+        kills += 1
+    subprocess.run(command, env=env, cwd=ROOT, check=True, timeout=PATIENCE, capture_output=True)
+    told(f"a run in one process killed at {kills} random moments", since, "nothing")
+    assert kills >= 15
+    assert same_supernet(unbroken(home, env, **settings), home / "run")
+
+
+KINDS = {
+    "1": ("raises", "battery empty"),
+    "2": ("nan", "not finite"),
+    "3": ("shape", "shape"),
+    "4": ("architecture", "architecture"),
+    "5": ("round", "round 77"),
+    "6": ("oversized", "bytes"),
+    "7": ("examples", "num-examples"),
+    "8": ("dies", "worker"),
+}
+MISBEHAVE = """
+
+
+_fit = SubnetClient.fit
+_KINDS = {kinds!r}
+
+
+def _bad_fit(self, parameters, config):
+    import os
+
+    kind = _KINDS.get(self.name, ("", ""))[0]
+    arrays, examples, metrics = _fit(self, parameters, config)
+    if kind == "raises":
+        raise RuntimeError("battery empty")
+    if kind == "nan":
+        arrays[0][3] = np.nan
+    if kind == "shape":
+        arrays[0] = arrays[0][:-1]
+    if kind == "architecture":
+        metrics["architecture"] = metrics["architecture"].replace("1", "2", 1)
+    if kind == "round":
+        metrics["round"] = 77
+    if kind == "oversized":
+        arrays[0] = np.tile(arrays[0], 10)
+    if kind == "examples":
+        examples = 10**9
+    if kind == "dies":
+        os._exit(3)
+    return arrays, examples, metrics
+
+
+SubnetClient.fit = _bad_fit
+"""
+
+
+def test_clients_that_do_all_that_they_should_not(home: Path, env: dict[str, str]) -> None:
+    app, count = home / "app", 1 + len(KINDS)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.split():
+        if not name.startswith(("tests/", "benchmarks/", "docs/")):
+            (app / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, app / name)
+    client = app / "client" / "subnet_client.py"
+    client.write_text(client.read_text() + MISBEHAVE.replace("{kinds!r}", repr(KINDS)))
+    values: dict[str, object] = {
+        "clients-per-round": count,
+        "min-nodes": count,
+        "node-timeout": 240.0,
+        "assignment": "random",
+        "rounds": 3,
+        "max-failures": 0,
+    }
+    since = time.monotonic()
+    with (
+        fleet(home, env, count, NODE) as machines,
+        running(home, env, machines, values, app) as started,
+    ):
+        done = wait_for_end(home, started)
+    told("clients that raise, answer nonsense or die", since, "their replies")
+    assert len(done) == 3
+    for row in done:
+        reasons = {c["client"]: c["reason"] for c in row["clients"] if not c["accepted"]}
+        assert "0" not in reasons
+        for name, (kind, said) in KINDS.items():
+            assert said in reasons[name], (kind, reasons[name])
