@@ -125,6 +125,8 @@ def incomplete(app: Path) -> str:
     modules |= {str(name).removesuffix(".py") for name in build.get("packages", ())}
     own = {module.partition(".")[0] for module in modules}
     for path in sorted(app.rglob("*.py")):
+        if any(part.startswith(".") for part in path.relative_to(app).parts):
+            continue  # a virtual environment in a checkout; Flower's apps have none
         try:
             imported = set(_imported(ast.parse(path.read_text())))
         except (OSError, ValueError, SyntaxError):

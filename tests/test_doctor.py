@@ -248,6 +248,13 @@ def test_an_app_whose_file_was_cut_off_is_seen(home: Path) -> None:
     assert leftovers.incomplete(app) == "server/app.py is cut off"
 
 
+def test_a_virtual_environment_in_a_checkout_is_none_of_the_apps_business(home: Path) -> None:
+    app = an_app(home)
+    (app / ".venv" / "lib").mkdir(parents=True)
+    (app / ".venv" / "lib" / "odd.py").write_text("import (\n")
+    assert leftovers.incomplete(app) == ""
+
+
 def test_this_project_itself_is_whole() -> None:
     assert leftovers.incomplete(ROOT) == ""
 
