@@ -4,9 +4,10 @@
 
 Digits, 10 clients, 5 a round, the README's settings but for the number of rounds. Two of the ten
 clients are attackers: they train as everybody does, then send w + f · (w' − w) in place of w',
-where w are the weights that they were sent: ``flip`` is f = −1, ``scale`` f = 10, ``clean`` f = 1
-(nobody attacks). Attackers are clients 0 and 1; ties go to the lowest name, so they get the largest
-and the smallest subnet early. One run folder a cell: finished ones are kept, others started anew.
+where w are the weights that they were sent: ``flip`` is f = −1, ``scale`` f = 10, ``flip-scale``
+f = −10, ``clean`` f = 1 (nobody attacks). Attackers are clients 0 and 1; ties go to the lowest
+name, so they get the largest and the smallest subnet early. One run folder a cell: finished ones
+are kept, others started anew.
 """
 
 import shutil
@@ -27,8 +28,9 @@ from server.run_folder import RunFolder
 from supernet.config import flatten
 
 CLIENTS = 10
+EVERY = 20
 ATTACKERS = ("0", "1")
-FACTORS = {"clean": 1.0, "flip": -1.0, "scale": 10.0}
+FACTORS = {"clean": 1.0, "flip": -1.0, "scale": 10.0, "flip-scale": -10.0}
 AVERAGINGS = ("overlap", "maxnet", "trimmed-mean", "median", "clip", "defl")
 
 
@@ -61,7 +63,7 @@ def run_cell(folder: Path, attack: str, averaging: str, seed: int, rounds: int) 
         "seed": seed,
         "clients": CLIENTS,
         "averaging": averaging,
-        "evaluate-every": 20,
+        "evaluate-every": EVERY,
         "run-dir": str(folder),
     }
     prepared = prepare(values)
@@ -73,23 +75,18 @@ def run_cell(folder: Path, attack: str, averaging: str, seed: int, rounds: int) 
         grid.close()
 
 
-def accuracies(folder: Path, kind: str) -> dict[str, float]:
-    """Return the ladder's last accuracies: ``evaluation`` (validation split) or ``test``."""
+def means(folder: Path, kind: str) -> list[float]:
+    """Return the ladder's mean accuracy at each ``evaluation`` (validation split) or ``test``."""
     rows = [row for row in RunFolder.open(folder).rows() if row["kind"] == kind]
-    return {rung["name"]: rung["accuracy"] for rung in rows[-1]["ladder"]}
-
-
-def mean(values: dict[str, float]) -> float:
-    """Return the mean over the ladder."""
-    return sum(values.values()) / len(values)
+    return [sum(r["accuracy"] for r in row["ladder"]) / len(row["ladder"]) for row in rows]
 
 
 def table(out: Path, seeds: list[int]) -> str:
     """Return the Markdown table of all finished cells."""
     lines = [
-        "| attack | averaging | seed | validation, ladder's mean | test, ladder's mean | smallest "
-        "| largest | against clean overlap |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| attack | averaging | seed | validation, every {EVERY} rounds | test | against clean "
+        "overlap |",
+        "|---|---|---|---|---|---|",
     ]
     for attack in FACTORS:
         for averaging in AVERAGINGS:
@@ -97,12 +94,11 @@ def table(out: Path, seeds: list[int]) -> str:
                 folder, clean = (out / name(a, v, seed) for a, v in ((attack, averaging), CLEAN))
                 if not all((f / "supernet.safetensors").exists() for f in (folder, clean)):
                     continue
-                test = accuracies(folder, "test")
-                behind = 100 * (mean(test) - mean(accuracies(clean, "test")))
+                (test,), (least,) = means(folder, "test"), means(clean, "test")
+                steps = ", ".join(f"{mean:.1%}" for mean in means(folder, "evaluation"))
                 lines.append(
-                    f"| {attack} | {averaging} | {seed} | "
-                    f"{mean(accuracies(folder, 'evaluation')):.2%} | {mean(test):.2%} | "
-                    f"{test['smallest']:.2%} | {test['largest']:.2%} | {behind:+.2f} |"
+                    f"| {attack} | {averaging} | {seed} | {steps} | {test:.2%} "
+                    f"| {100 * (test - least):+.2f} |"
                 )
     return "\n".join(lines)
 

@@ -126,7 +126,7 @@ class HeldAverage(ABC):
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state; what nobody covers is kept from the old one."""
         self._judge()
-        factors = clip_factors([reply.length for reply in self._held])
+        factors = self._factors()
         everywhere = math.isinf(self.clips_below)
         where = "" if everywhere else f" where fewer than {FEW} replies meet"
         for reply, factor in zip(self._held, factors, strict=True):
@@ -137,6 +137,10 @@ class HeldAverage(ABC):
 
     def _judge(self) -> None:  # noqa: B027 (most rules judge nobody)
         """Look at all replies before they are merged; write verdicts, leave some out."""
+
+    def _factors(self) -> list[float]:
+        """Return how far each reply's change counts where replies are clipped."""
+        return clip_factors([reply.length for reply in self._held])
 
     @abstractmethod
     def _combine(self, values: np.ndarray, holders: Sequence[int]) -> np.ndarray:

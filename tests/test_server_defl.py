@@ -3,11 +3,21 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
 from server.aggregation import OverlapAverage
-from server.defl import FIRST, WINDOW, DeflAverage, Records, layer_norms, outlier_votes
+from server.defl import (
+    FIRST,
+    WINDOW,
+    DeflAverage,
+    Records,
+    cosines,
+    layer_norms,
+    opposed,
+    outlier_votes,
+)
 from tests.updates import Fold, Update, boxed_clients, random_update, same_bits
 
 torch.set_num_threads(1)
@@ -18,9 +28,9 @@ def zeros() -> Update:
     return {name: torch.zeros(shape) for name, shape in LAYERS.items()}
 
 
-def of_length(length: float, seed: int) -> Update:
-    """Give an update whose every tensor has this norm."""
-    return {n: length * t / t.norm() for n, t in random_update(LAYERS, seed).items()}
+def along(length: float) -> Update:
+    """Give an update of one direction whose every tensor has this norm."""
+    return {n: length * t / t.norm() for n, t in random_update(LAYERS, 9).items()}
 
 
 def settled(norm: float = 1.0, rounds: int = WINDOW) -> Records:
@@ -93,20 +103,25 @@ def one_round(records: Records, factor: float) -> tuple[Update, DeflAverage]:
     """Merge four honest replies and one whose norm is ``factor`` times theirs."""
     average = DeflAverage(zeros(), records)
     for k in range(4):
-        average.add(of_length(1 + 0.1 * k, k), 1.0, client=str(k))
-    average.add(of_length(factor, 9), 1.0, client="bad")
+        average.add(along(1 + 0.1 * k), 1.0, client=str(k))
+    average.add(along(factor), 1.0, client="bad")
     return average.result(), average
 
 
 def test_in_a_critical_period_an_outlier_is_left_out() -> None:
     records = Records()
     result, average = one_round(records, 10)
-    honest = torch.stack([of_length(1 + 0.1 * k, k)["b.weight"] for k in range(4)]).double()
+    honest = torch.stack([along(1 + 0.1 * k)["b.weight"] for k in range(4)]).double()
     torch.testing.assert_close(result["b.weight"], honest.mean(0).float())
     assert average.verdicts == {
         "bad": "left out (critical period): its gradient norm stands out in 2 of 2 layers"
     }
     assert (records.bad, records.good) == ({"bad": 1}, {str(k): 1 for k in range(4)})
+
+
+def test_directions_are_compared_without_the_outliers_of_norms() -> None:
+    _, average = one_round(Records(), -10)
+    assert list(average.verdicts) == ["bad"] and "stands out" in average.verdicts["bad"]
 
 
 def test_outside_a_critical_period_it_weighs_as_its_record_says() -> None:
@@ -115,7 +130,7 @@ def test_outside_a_critical_period_it_weighs_as_its_record_says() -> None:
     records.bad = {"bad": 8}
     result, average = one_round(records, 10)
     weights = np.array([0.5] * 4 + [0.1])
-    updates = [of_length(1 + 0.1 * k, k) for k in range(4)] + [of_length(10, 9)]
+    updates = [along(1 + 0.1 * k) for k in range(4)] + [along(10)]
     values = np.stack([update["b.weight"].double().numpy() for update in updates])
     expected = (weights[:, None] * values).sum(0) / weights.sum()
     np.testing.assert_allclose(result["b.weight"].numpy(), expected, rtol=1e-6)
@@ -123,10 +138,56 @@ def test_outside_a_critical_period_it_weighs_as_its_record_says() -> None:
     assert records.bad == {"bad": 9}
 
 
-def test_a_turned_update_of_usual_norm_is_not_seen() -> None:
-    records = Records()
-    _, average = one_round(records, -1.2)
-    assert average.verdicts == {}
+@pytest.mark.parametrize("turned", [(), (3,), (0, 4)])
+def test_updates_that_are_turned_round_are_found(turned: tuple[int, ...]) -> None:
+    average = DeflAverage(zeros(), Records())
+    updates = [along((-1 if k in turned else 1) * (1 + 0.1 * k)) for k in range(5)]
+    for k, update in enumerate(updates):
+        average.add(update, 1.0, client=str(k))
+    result = average.result()
+    assert set(average.verdicts) == {str(k) for k in turned}
+    assert all("points against the others" in what for what in average.verdicts.values())
+    honest = torch.stack([updates[k]["b.weight"].double() for k in range(5) if k not in turned])
+    torch.testing.assert_close(result["b.weight"], honest.mean(0).float())
+
+
+def test_cosines_on_shared_parameters_by_hand() -> None:
+    state = {"w": torch.ones(4), "v": torch.zeros(2)}
+    average = DeflAverage(state, Records())
+    average.add({"w": torch.tensor([4.0, 5.0, 9.0])}, 1.0)  # differences 3, 4, 8
+    average.add({"w": torch.tensor([5.0, -2.0])}, 1.0)  # 4, -3
+    average.add({"w": torch.tensor([2.0, 2.0])}, 1.0, {"w": [[(1, 3)]]})  # 1, 1 at 1 and 2
+    average.add({"v": torch.tensor([1.0, 1.0])}, 1.0)
+    expected = np.eye(4)
+    expected[0, 1] = expected[1, 0] = (3 * 4 - 4 * 3) / 25
+    expected[0, 2] = expected[2, 0] = (4 + 8) / np.sqrt((16 + 64) * 2)
+    expected[1, 2] = expected[2, 1] = -3 / 3
+    np.testing.assert_allclose(cosines(average._held, state), expected, rtol=1e-12)
+
+
+def test_the_worst_goes_first_and_fewer_than_half_go() -> None:
+    assert opposed(np.zeros((0, 0))) == {}
+    assert opposed(np.array([[1.0, -1.0], [-1.0, 1.0]])) == {}
+    # Three agree (0.5), one is against all three (-0.4): alone it draws their means down.
+    cosine = np.full((4, 4), 0.5)
+    cosine[3, :3] = cosine[:3, 3] = -0.4
+    assert opposed(cosine) == {3: pytest.approx(-0.4)}
+    # All against all: of five at most two.
+    assert len(opposed(np.full((5, 5), -0.2))) == 2
+    assert len(opposed(np.full((4, 4), -0.2))) == 1
+
+
+def test_where_few_meet_the_change_of_a_detected_reply_does_not_count() -> None:
+    # No critical period, and the turned one alone holds the last two elements.
+    records = settled(1e9)
+    average = DeflAverage({"w": torch.zeros(4)}, records)
+    for k in range(3):
+        average.add({"w": torch.tensor([1.0, 1.0])}, 1.0, client=str(k))
+    average.add({"w": torch.tensor([-0.7, -0.7, -0.7, 0.7])}, 1.0, client="bad")
+    result = average.result()["w"].tolist()
+    assert result[2:] == [0.0, 0.0]
+    assert result[:2] == [pytest.approx((3 * 1 - 0.7) / 4)] * 2
+    assert average.verdicts["bad"].startswith("weighed 0.50: it points against the others")
 
 
 @settings(max_examples=60, deadline=None)
