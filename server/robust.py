@@ -24,9 +24,9 @@ influence. What clipping cannot see: a false reply of usual length, alone in its
 
 **Memory.** Order statistics need all values at once, so a round's replies are held until the last
 has come: clients-per-round × the subnet's bytes in the wire's number format (``hold-back`` does not
-bound this). Beyond that and the new state: one tensor's difference in double precision, then blocks
-of a few megabytes. Five subnets of ``resnet10-26`` (745 MB) take about 5 s of one core a round, the
-plain average 0.2 s.
+bound this). Beyond that and the new state: one tensor's differences in double precision, then
+blocks of a few megabytes. Five subnets of ``resnet10-26`` (745 MB) take about 5 s of one core a
+round, the plain average 0.2 s.
 """
 
 import itertools

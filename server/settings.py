@@ -45,8 +45,8 @@ class Settings:
         "maxnet",
         "maxnet (the largest weighs β), overlap (all weigh the same), or against bad replies, "
         "without β: trimmed-mean, median, clip (long updates are shortened), defl (outliers of "
-        "gradient norms are left out or weigh less); these four hold a round's replies in memory, "
-        "clients-per-round times a subnet's bytes",
+        "gradient norms and directions are left out or weigh less); these four hold a round's "
+        "replies in memory, clients-per-round times a subnet's bytes",
         choices=AVERAGINGS,
     )
     trim_share: float = setting(
