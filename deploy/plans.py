@@ -80,7 +80,7 @@ def tested(path: Path, dataset: str, progress: SearchProgress) -> dict[str, Any]
     plan = Plan.load(path)
     kept = path.with_name(path.stem + ".test.json")
     if kept.exists():
-        return {**_earlier(kept, plan), "again": True}
+        return {**_with_macs(_earlier(kept, plan), plan), "again": True}
     trained = open_plan(plan, dataset)
     data = trained.data
     if not len(data.test):
@@ -88,7 +88,7 @@ def tested(path: Path, dataset: str, progress: SearchProgress) -> dict[str, Any]
     rows = []
     for entry in (plan.chosen, *plan.ladder):
         found = trained.score(trained.space.parse(entry.text), data.test)
-        rows.append({**_row(found), "macs": entry.costs["macs"]})
+        rows.append(_row(found))
         progress.measuring(len(rows), 1 + len(plan.ladder), "test split")
     result: dict[str, Any] = {
         "plan": path.name,
@@ -103,7 +103,15 @@ def tested(path: Path, dataset: str, progress: SearchProgress) -> dict[str, Any]
         write_whole(kept, json.dumps(result, indent=1), overwrite=False)
     except FileExistsError as error:
         raise PlanError(str(error)) from None
-    return {**result, "again": False}
+    return {**_with_macs(result, plan), "again": False}
+
+
+def _with_macs(result: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Add what each tested subnet costs, which is the plan's to say."""
+    costs = {entry.name: entry.costs["macs"] for entry in plan.ladder}
+    ladder = {name: {**row, "macs": costs[name]} for name, row in result["ladder"].items()}
+    chosen = {**result["chosen"], "macs": plan.chosen.costs["macs"]}
+    return {**result, "chosen": chosen, "ladder": ladder}
 
 
 def _plans(run: RunFolder) -> dict[int, Path]:

@@ -119,11 +119,7 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
     if prepared.resumed is not None:
         point = prepared.resumed[1]
         run.forget_after(point.round)
-        strategy.rows = run.rows()
-        strategy.policy.restore(point.memory["policy"])
-        strategy.roster.restore(point.memory["roster"])
-        if "averaging" in point.memory:
-            strategy.averaging.restore(point.memory["averaging"])
+        strategy.restore(run.rows(), point.memory)
         first = point.round + 1
         for problem in run.damaged:
             progress.note(f"{problem}: the checkpoint before it is taken")

@@ -21,6 +21,11 @@ class LateTask:
         """The client's name."""
         return list(self.plan.assignment)[self.index]
 
+    @property
+    def node(self) -> int:
+        """The id of the client's node."""
+        return self.plan.nodes[self.client]
+
 
 class Closing:
     """Closes a round early, once enough usable replies are in.
@@ -33,10 +38,13 @@ class Closing:
         Usable replies that are enough; 0 waits for all.
     share
         Share of the round's weight that they must have together.
+    timeout
+        Seconds after which the round closes whatever is in.
     """
 
-    def __init__(self, plan: RoundPlan, replies: int, share: float) -> None:
+    def __init__(self, plan: RoundPlan, replies: int, share: float, timeout: float) -> None:
         self._plan, self._replies, self._share = plan, replies, share
+        self.timeout = timeout
         self._usable: set[str] = set()
 
     def count(self, client: str) -> None:
@@ -51,14 +59,14 @@ class Closing:
         there = sum(weights[name] for name in self._usable)
         return len(self._usable) >= self._replies and there >= self._share * sum(weights.values())
 
-    def missed(self, timeout: float) -> str:
+    def missed(self) -> str:
         """Say why a reply is missing."""
         if self.enough():
             return (
                 f"no reply before the round closed with {len(self._usable)} of "
                 f"{len(self._plan.assignment)}"
             )
-        return f"no reply within {timeout:g} s"
+        return f"no reply within {self.timeout:g} s"
 
 
 def check_late(

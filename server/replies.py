@@ -21,6 +21,7 @@ from supernet import Architecture, Shape
 from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
 
 _LOAD_FAILED = 1
+_GONE = (3, 4, 5)  # said by the SuperLink: message, reply or node is unavailable
 _LARGEST = sys.float_info.max
 _NPY_HEADER = 1024  # np.save writes 128 bytes before the numbers of a flat array
 _ROW = 128  # characters of one row of an evaluation; three numbers written out have fewer than 70
@@ -165,6 +166,11 @@ def check_scores(message: Message, outer: Architecture, ordered: int, validation
             f"{ordered} (accuracy from 0 to 1, finite loss)"
         )
     return Scored(tuple((i, Score(a, loss, examples)) for i, a, loss in rows), examples)
+
+
+def is_silence(message: Message | None) -> bool:
+    """Say whether this in place of a reply means that the node said nothing at all."""
+    return message is None or (message.has_error() and message.error.code in _GONE)
 
 
 def _check_error(message: Message) -> None:

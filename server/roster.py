@@ -76,7 +76,7 @@ class Roster:
         self._known: dict[int, Client | None] = {}
         self._silent: dict[int, float] = {}  # node to when it is asked again
         self._holders: dict[str, int] = {}
-        self._failing: set[int] = set()
+        self._gone: set[int] = set()
         self._failures: Counter[str] = Counter()
         self._resting: dict[str, int] = {}  # name to the last round that it is left out of
         self._refused: dict[str, list[str]] = {}
@@ -112,7 +112,7 @@ class Roster:
         def right(node: int) -> tuple[bool, bool]:
             client = self._known[node]
             holds = client is not None and self._holders.get(client.name) == node
-            return node in self._failing, not holds
+            return node in self._gone, not holds
 
         return sorted(online, key=right)
 
@@ -126,12 +126,24 @@ class Roster:
 
     def answered(self, name: str, node: int) -> None:
         """Note a usable reply."""
-        self._failing.discard(node)
+        self._gone.discard(node)
         del self._failures[name]
 
-    def failed(self, name: str, node: int, round: int, reason: str) -> None:  # noqa: A002
-        """Note a round without a usable reply; a node that fails too often rests, and is named."""
-        self._failing.add(node)
+    def failed(
+        self,
+        name: str,
+        node: int,
+        round: int,  # noqa: A002
+        reason: str,
+        *,
+        silent: bool,
+    ) -> None:
+        """Note a round without a usable reply; a node that fails too often rests, and is named.
+
+        Only a node that was ``silent`` may lose its name to another: one that answers badly is
+        there.
+        """
+        (self._gone.add if silent else self._gone.discard)(node)
         self._failures[name] += 1
         if self.max_failures and self._failures[name] >= self.max_failures:
             self._resting[name] = round + self.rest_rounds

@@ -6,7 +6,7 @@ plain overlap averaging are settings of the same strategy.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,23 +18,23 @@ from flwr.serverapp.strategy import Result, Strategy
 from data import Dataset
 from nas.ladder import ladder
 from server.account import round_metrics, round_row
-from server.aggregation import Aggregation
 from server.assignment import Client, Policy, round_weights, sample_clients
 from server.averaging import Averaging
-from server.closing import Closing, LateTask, check_late
+from server.closing import Closing, LateTask
 from server.evaluation import fuse_ladder, score_ladder
 from server.exchange import Late, exchange
-from server.exposition import exposition
+from server.exposition import Exposition
+from server.folding import Folded, Folding, placed
 from server.plan import RoundPlan, train_messages
 from server.progress import Progress
-from server.replies import BadReply, FoldQueue, Reply, check_reply
+from server.replies import Reply
 from server.roster import Roster
 from server.run_folder import Checkpoint, RunFolder
 from server.settings import Settings
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
 from supernet.files import write_whole
-from supernet.wire import source_fingerprint, unpack
+from supernet.wire import source_fingerprint
 
 Row = dict[str, Any]
 _FAILED_ROUNDS = 3
@@ -93,6 +93,15 @@ class SupernetStrategy(Strategy):
             rest_rounds=settings.rest_rounds,
         )
         self.late: Late[LateTask] = Late()
+        self._folding = Folding(
+            settings,
+            self.space,
+            self.averaging,
+            self.late,
+            note=self.progress.note,
+            folder=None if run is None else run.path / "checkpoints",
+        )
+        self._exposition = Exposition()
         self._beta = settings.beta()
         self._lr = settings.lr()
         self._plan: RoundPlan | None = None
@@ -209,11 +218,12 @@ class SupernetStrategy(Strategy):
     def _round(self, number: int, grid: Grid) -> Row:
         started = time.monotonic()
         plan, messages = self._configure(number, grid)
-        closing = Closing(plan, self.settings.enough_replies, self.settings.min_weight)
+        s = self.settings
+        closing = Closing(plan, s.enough_replies, s.min_weight, s.round_timeout)
         replies = exchange(
             grid,
             messages,
-            self.settings.round_timeout,
+            closing.timeout,
             enough=closing.enough,
             late=self.late,
             tasks=[LateTask(plan, index) for index in range(len(messages))],
@@ -225,8 +235,7 @@ class SupernetStrategy(Strategy):
         if plan.evaluate:
             self._evaluate(number, rungs)
         if self.run_folder is not None:
-            text = exposition(self.rows, self.settings.rounds)
-            write_whole(self.run_folder.path / "metrics.prom", text)
+            write_whole(self.run_folder.path / "metrics.prom", self._exposition.text(s.rounds))
         if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
             self._checkpoint(number)
         for hook in self._hooks:
@@ -235,16 +244,29 @@ class SupernetStrategy(Strategy):
 
     def _record(self, row: Row) -> None:
         self.rows.append(row)
+        self._exposition.add(row)
         if self.run_folder is not None:
             self.run_folder.append(row)
 
+    def restore(self, rows: Sequence[Row], memory: Mapping[str, Any]) -> None:
+        """Take over a run's rows so far and what its checkpoint remembers.
+
+        What a checkpoint of an earlier version does not remember starts anew.
+        """
+        self.rows = []
+        for row in rows:
+            self.rows.append(row)
+            self._exposition.add(row)
+        for name, part in self._memories().items():
+            if name in memory:
+                part.restore(memory[name])
+
+    def _memories(self) -> dict[str, Policy | Roster | Averaging]:
+        return {"policy": self.policy, "roster": self.roster, "averaging": self.averaging}
+
     def _checkpoint(self, number: int) -> None:
         if self.run_folder is not None:
-            memory = {
-                "policy": self.policy.state(),
-                "roster": self.roster.state(),
-                "averaging": self.averaging.state(),
-            }
+            memory = {name: part.state() for name, part in self._memories().items()}
             point = Checkpoint(number, self.state, memory)
             self.run_folder.checkpoint(point, self.settings.keep_checkpoints)
 
@@ -340,29 +362,10 @@ class SupernetStrategy(Strategy):
         plan = self._plan
         if plan is None or plan.round != server_round:
             raise ValueError(f"aggregate_train({server_round}) without its configure_train")
-        row, _ = self._fold(plan, self._placed(plan, replies), Closing(plan, 0, 0.0))
+        closing = Closing(plan, 0, 0.0, self.settings.round_timeout)
+        row, _ = self._fold(plan, placed(plan, self._sent, replies), closing)
         self._record(row | {"seconds": 0.0})
         return ArrayRecord(self.state), round_metrics(row)
-
-    def _placed(
-        self, plan: RoundPlan, replies: Iterable[Message]
-    ) -> Iterator[tuple[int, Message | None]]:
-        """Match replies to the messages they answer; what has no reply comes last, with None.
-
-        An error made by the SuperLink names itself as its source, so the node is only a fallback
-        for grids that leave no id in the messages sent.
-        """
-        by_node = {node: index for index, node in enumerate(plan.nodes.values())}
-        by_message = {m.message_id: index for index, m in enumerate(self._sent) if m.message_id}
-        missing = set(by_node.values())
-        for reply in replies:
-            fallback = by_node.get(reply.metadata.src_node_id)
-            index = by_message.get(reply.metadata.reply_to_message_id, fallback)
-            if index is not None and index in missing:
-                missing.discard(index)
-                yield index, reply
-        for index in sorted(missing):
-            yield index, None
 
     def _fold(
         self,
@@ -370,75 +373,31 @@ class SupernetStrategy(Strategy):
         replies: Iterable[tuple[int, Message | None]],
         closing: Closing,
     ) -> tuple[Row, list[Row]]:
-        s = self.settings
-        average = self.averaging.open(self.state)
-        folder = None if self.run_folder is None else self.run_folder.path / "checkpoints"
-        queue = FoldQueue(s.hold_back, folder, in_order=s.fold_order == "assignment")
-        names = list(plan.assignment)
-        found: dict[int, Reply | str] = {}
-        for index, message in replies:
-            flat = None
-            try:
-                if message is None:
-                    raise BadReply(closing.missed(s.round_timeout))
-                reply = check_reply(message, plan.expected(index, self.space, s.wire_dtype))
-                self._compare_code(names[index], reply)
-                flat = reply.flat
-                found[index] = replace(reply, flat=flat[:0])
-                closing.count(names[index])
-            except BadReply as reason:
-                found[index] = str(reason)
-                self.progress.note(f"round {plan.round}: client {names[index]} refused: {reason}")
-            for turn, ready in queue.put(index, flat):
-                client, arch = names[turn], plan.assignment[names[turn]]
-                update = unpack(ready, self.space.shapes(arch), s.wire_dtype)
-                average.add(update, plan.weights[client], self.space.boxes(arch), client)
-        late = self._fold_late(plan.round, average)
-        if any(isinstance(entry, Reply) for entry in found.values()) or any(
-            row["folded"] for row in late
-        ):
-            self.state = average.result()
-        self._last_refusals = [entry for entry in found.values() if isinstance(entry, str)]
-        self._tell_roster(plan, found, closed_early=closing.enough())
-        for client, verdict in average.verdicts.items():
-            self.progress.note(f"round {plan.round}: client {client}: {verdict}")
-        row, reports = round_row(plan, found, average.verdicts, self.space, s.wire_dtype)
-        return row | {"late": late}, fuse_ladder(self.space, self.ladder, reports)
+        """Fold a round; return its row and the ladder as the clients scored it."""
+        folded = self._folding.fold(self.state, plan, replies, closing)
+        self.state = folded.state
+        self._last_refusals = folded.refusals
+        for index, name in enumerate(plan.assignment):
+            entry = folded.found[index]
+            if isinstance(entry, Reply):
+                self._compare_code(name, entry)
+        self._tell_roster(plan, folded, closed_early=closing.enough())
+        row, reports = round_row(
+            plan, folded.found, folded.verdicts, self.space, self.settings.wire_dtype
+        )
+        rungs = fuse_ladder(self.space, self.ladder, reports)
+        return row | {"late": folded.late}, rungs
 
-    def _fold_late(self, number: int, average: Aggregation) -> list[Row]:
-        """Fold, or only count, the replies to rounds that have closed; one row each."""
-        s, rows = self.settings, []
-        arrived = sorted(self.late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
-        for task, message in arrived:
-            plan, reply = task.plan, check_late(task, message, self.space, s.wire_dtype)
-            row = {"client": task.client, "round": plan.round, "folded": False, "reason": None}
-            if isinstance(reply, str):
-                row["reason"] = reply
-            elif s.late_replies == "fold":
-                arch = plan.assignment[task.client]
-                weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
-                update = unpack(reply.flat, self.space.shapes(arch), s.wire_dtype)
-                who = f"{task.client}, late from round {plan.round}"
-                average.add(update, weight, self.space.boxes(arch), who)
-                row |= {"folded": True, "weight": weight}
-            rows.append(row)
-        return rows
-
-    def _tell_roster(
-        self, plan: RoundPlan, found: dict[int, Reply | str], *, closed_early: bool
-    ) -> None:
+    def _tell_roster(self, plan: RoundPlan, folded: Folded, *, closed_early: bool) -> None:
         """Note who answered; who is only slower than a round that closed early has not failed."""
+        awaited = {task.node for task in self.late.waiting.values()}
         for index, (name, node) in enumerate(plan.nodes.items()):
-            entry = found.get(index)
+            entry = folded.found[index]
             if isinstance(entry, Reply):
                 self.roster.answered(name, node)
-            elif isinstance(entry, str) and not (closed_early and node in self._awaited()):
-                self.roster.failed(name, node, plan.round, entry)
-
-    def _awaited(self) -> set[int]:
-        """Return the nodes whose reply may still come."""
-        tasks = self.late.waiting.values()
-        return {task.plan.nodes[task.client] for task in tasks}
+            elif not (closed_early and node in awaited):
+                silent = index in folded.silent
+                self.roster.failed(name, node, plan.round, entry, silent=silent)
 
     def _compare_code(self, name: str, reply: Reply) -> None:
         """Say once when a client runs other code than the server."""

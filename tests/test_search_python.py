@@ -391,6 +391,9 @@ def test_test_reads_the_test_split_once(run: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(deploy.trained, "load_dataset", lambda *_: pytest.fail("images were read"))
     monkeypatch.setattr(Trained, "open", lambda *_: pytest.fail("the run was opened"))
     content = kept.read_bytes()
+    assert "macs" not in json.loads(content)["chosen"]  # the plan says what subnets cost
+    assert found["chosen"]["macs"] == plan.chosen.costs["macs"]
+    assert found["ladder"]["smallest"]["macs"] == plan.ladder[0].costs["macs"]
     assert superfednas.test(path) == {**found, "again": True}
     assert superfednas.test() == {**found, "again": True}
     assert kept.read_bytes() == content

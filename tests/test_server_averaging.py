@@ -98,8 +98,9 @@ def test_a_resumed_run_remembers_what_defl_learned(tmp_path: Path) -> None:
     assert timeless(resumed.rows()) == timeless(unbroken.rows())
 
 
-def test_a_checkpoint_without_memory_of_averaging_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["averaging", "roster"])
+def test_a_checkpoint_of_an_earlier_version_that_remembers_less_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -108,7 +109,7 @@ def test_a_checkpoint_without_memory_of_averaging_is_resumed(
 
     def older(self: RunFolder) -> Any:
         point = latest(self)
-        del point.memory["averaging"]
+        del point.memory[part]
         return point
 
     monkeypatch.setattr(RunFolder, "latest", older)

@@ -200,7 +200,7 @@ def test_where_all_would_rest_all_are_asked() -> None:
     assert _roster().rested(["a", "b"], 4) == ["a", "b"]
     roster = _roster()
     for name in ("a", "b"):
-        roster.failed(name, 1, 3, "gone")
+        roster.failed(name, 1, 3, "gone", silent=True)
     assert roster.rested(["a", "b"], 4) == ["a", "b"]
     assert roster.rested(["a", "b", "c"], 4) == ["c"]
     assert roster.rested(["a", "b", "c"], 5 + 1) == ["a", "b", "c"]
@@ -259,7 +259,9 @@ def test_a_name_stays_with_its_node_until_that_does_not_answer() -> None:
     grid.names[2] = "kitchen"
     assert holders(roster, grid)["kitchen"] == 5
     assert any("'kitchen'" in line and "claimed twice" in line for line in said)
-    roster.failed("kitchen", 5, 1, "no reply")
+    roster.failed("kitchen", 5, 1, "numbers that are not finite", silent=False)
+    assert holders(roster, grid)["kitchen"] == 5
+    roster.failed("kitchen", 5, 2, "no reply", silent=True)
     assert holders(roster, grid)["kitchen"] == 2
     assert any("client kitchen has come back as node 2" in line for line in said)
     roster.answered("kitchen", 2)

@@ -3,10 +3,17 @@
 import re
 from pathlib import Path
 
-from server.exposition import exposition
+from server.exposition import Exposition
 from tests.training import full_run
 
 LINE = re.compile(r"(# (HELP|TYPE) .*|[a-z_]+(\{subnet=\"[^\"]+\"\})? -?[0-9.e+-]+)")
+
+
+def exposition(rows: list[dict], rounds: int) -> str:
+    found = Exposition()
+    for row in rows:
+        found.add(row)
+    return found.text(rounds)
 
 
 def values(text: str) -> dict[str, float]:

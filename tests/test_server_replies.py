@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.accuracy import Score
-from server.replies import BadReply, Expected, FoldQueue, check_reply, check_scores, finite
+from server.replies import (
+    BadReply,
+    Expected,
+    FoldQueue,
+    check_reply,
+    check_scores,
+    finite,
+    is_silence,
+)
 from supernet import Architecture
 from supernet.wire import WIRE_DTYPES, numpy_dtype
 
@@ -106,6 +114,13 @@ def test_an_error_is_refused_with_its_code_and_reason() -> None:
     assert "error 5" in said and "node gone" in said
     assert "no reason given" in refused(Message(Error(0), reply_to=ORDER))
     assert "could not load" in refused(Message(Error(1, "ImportError"), reply_to=ORDER))
+
+
+def test_only_what_the_superlink_says_in_a_nodes_place_is_silence() -> None:
+    """A node whose app raised (2), could not be loaded (1) or crashed (8) is there."""
+    errors = {code: is_silence(Message(Error(code), reply_to=ORDER)) for code in range(9)}
+    assert {code for code, silent in errors.items() if silent} == {3, 4, 5}
+    assert is_silence(None) and not is_silence(reply())
 
 
 @pytest.mark.parametrize("missing", ["arrays", "metrics", "config"])

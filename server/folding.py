@@ -1,0 +1,175 @@
+"""Folding a round: each reply is checked, averaged in and dropped, in assignment order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, Metadata
+
+from server.aggregation import Aggregation
+from server.averaging import Averaging
+from server.closing import Closing, LateTask, check_late
+from server.exchange import Late
+from server.plan import RoundPlan
+from server.replies import BadReply, FoldQueue, Reply, check_reply, is_silence
+from server.settings import Settings
+from supernet import SearchSpace, State
+from supernet.wire import unpack
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What became of a round's replies.
+
+    Parameters
+    ----------
+    state
+        The supernet after the round; the one before it where no reply could be folded.
+    found
+        For every position of the assignment the reply, without its weights, or why there is none.
+    silent
+        Positions at which nobody answered, which is not the same as answering badly.
+    verdicts
+        Client to what the averaging did to its reply, where it was not taken as it is.
+    late
+        One row a reply to an earlier round.
+    """
+
+    state: State
+    found: dict[int, Reply | str]
+    silent: set[int]
+    verdicts: dict[str, str]
+    late: list[Row]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why replies are missing."""
+        return [entry for entry in self.found.values() if isinstance(entry, str)]
+
+
+class Folding:
+    """Folds replies into the supernet.
+
+    Parameters
+    ----------
+    settings
+        ``hold_back``, ``fold_order``, ``wire_dtype``, ``late_replies`` and ``staleness``.
+    space
+        The space that is trained.
+    averaging
+        What opens each round's average.
+    late
+        Where the replies to earlier rounds arrive.
+    note
+        Called with a sentence for every reply that is refused or changed.
+    folder
+        Where replies ahead of their turn wait when they are too many for memory; None keeps all
+        in memory.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        space: SearchSpace,
+        averaging: Averaging,
+        late: Late[LateTask],
+        *,
+        note: Callable[[str], None],
+        folder: Path | None,
+    ) -> None:
+        self._settings, self._space, self._averaging = settings, space, averaging
+        self._late, self._note, self._folder = late, note, folder
+
+    def fold(
+        self,
+        state: State,
+        plan: RoundPlan,
+        replies: Iterable[tuple[int, Message | None]],
+        closing: Closing,
+    ) -> Folded:
+        """Fold a round's replies as they arrive, then those to earlier rounds.
+
+        Parameters
+        ----------
+        state
+            The supernet before the round.
+        plan
+            Who was asked what.
+        replies
+            (position in the assignment, reply or None), each position once.
+        closing
+            Told of every usable reply; says why one is missing.
+        """
+        s, average = self._settings, self._averaging.open(state)
+        queue = FoldQueue(s.hold_back, self._folder, in_order=s.fold_order == "assignment")
+        names = list(plan.assignment)
+        found: dict[int, Reply | str] = {}
+        silent: set[int] = set()
+        for index, message in replies:
+            flat = None
+            if is_silence(message):
+                silent.add(index)
+            try:
+                if message is None:
+                    raise BadReply(closing.missed())
+                reply = check_reply(message, plan.expected(index, self._space, s.wire_dtype))
+                flat = reply.flat
+                found[index] = replace(reply, flat=flat[:0])
+                closing.count(names[index])
+            except BadReply as reason:
+                found[index] = str(reason)
+                self._note(f"round {plan.round}: client {names[index]} refused: {reason}")
+            for turn, ready in queue.put(index, flat):
+                client, arch = names[turn], plan.assignment[names[turn]]
+                update = unpack(ready, self._space.shapes(arch), s.wire_dtype)
+                average.add(update, plan.weights[client], self._space.boxes(arch), client)
+        late = self._fold_late(plan.round, average)
+        usable = any(isinstance(entry, Reply) for entry in found.values())
+        if usable or any(row["folded"] for row in late):
+            state = average.result()
+        for client, verdict in average.verdicts.items():
+            self._note(f"round {plan.round}: client {client}: {verdict}")
+        return Folded(state, found, silent, average.verdicts, late)
+
+    def _fold_late(self, number: int, average: Aggregation) -> list[Row]:
+        """Fold, or only count, the replies to rounds that have closed; one row each."""
+        s, rows = self._settings, []
+        arrived = sorted(self._late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
+        for task, message in arrived:
+            plan, reply = task.plan, check_late(task, message, self._space, s.wire_dtype)
+            row = {"client": task.client, "round": plan.round, "folded": False, "reason": None}
+            if isinstance(reply, str):
+                row["reason"] = reply
+            elif s.late_replies == "fold":
+                arch = plan.assignment[task.client]
+                weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
+                update = unpack(reply.flat, self._space.shapes(arch), s.wire_dtype)
+                who = f"{task.client}, late from round {plan.round}"
+                average.add(update, weight, self._space.boxes(arch), who)
+                row |= {"folded": True, "weight": weight}
+            rows.append(row)
+        return rows
+
+
+def placed(
+    plan: RoundPlan, sent: Sequence[Metadata], replies: Iterable[Message]
+) -> Iterator[tuple[int, Message | None]]:
+    """Match replies to the messages they answer; what has no reply comes last, with None.
+
+    An error made by the SuperLink names itself as its source, so the node is only a fallback for
+    grids that leave no id in the messages sent.
+    """
+    by_node = {node: index for index, node in enumerate(plan.nodes.values())}
+    by_message = {m.message_id: index for index, m in enumerate(sent) if m.message_id}
+    missing = set(by_node.values())
+    for reply in replies:
+        fallback = by_node.get(reply.metadata.src_node_id)
+        index = by_message.get(reply.metadata.reply_to_message_id, fallback)
+        if index is not None and index in missing:
+            missing.discard(index)
+            yield index, reply
+    for index in sorted(missing):
+        yield index, None
