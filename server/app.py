@@ -114,6 +114,7 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolde
 
 def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -> None:
     settings, data = prepared.settings, prepared.data
+    progress.journal = run.log
     strategy = SupernetStrategy(settings, run=run, data=data, progress=progress)
     first = 1
     if prepared.resumed is not None:
@@ -122,9 +123,13 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         strategy.restore(run.rows(), point.memory)
         first = point.round + 1
         for problem in run.damaged:
-            progress.note(f"{problem}: the checkpoint before it is taken")
-        progress.note(f"resuming {run.path} after round {point.round}, with the run's own settings")
-    progress.note(f"writing to {run.path}")
+            progress.note(f"{problem}: the checkpoint before it is taken", "damaged-checkpoint")
+        progress.note(
+            f"resuming {run.path} after round {point.round}, with the run's own settings",
+            "resumed",
+            round=point.round,
+        )
+    progress.note(f"writing to {run.path}", "started")
     strategy.summary()
     run.info["status"] = "running"
     try:
@@ -134,6 +139,8 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         stopped = isinstance(error, KeyboardInterrupt)
         run.info["status"] = "interrupted" if stopped else "failed"
         run.save_info()
+        ended = "" if stopped else f"{type(error).__name__}: {error}"
+        run.log({"event": run.info["status"], "round": run.info["round"], "text": ended})
         if run.info["round"]:
             progress.write(
                 f"{run.info['status']} after round {run.info['round']}: go on with resume="
@@ -163,6 +170,7 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
     summary = summarise(space, strategy.rows, settings.rounds)
     run.append(summary)
     run.finish(state, settings.rounds)
+    run.log({"event": "finished", "round": settings.rounds, "text": ""})
     progress = strategy.progress
     name = data.name if data else "the clients' own data"
     print_finale(last, summary, data_name=name, console=progress.console)

@@ -1,6 +1,6 @@
 """Folding a round: each reply is checked, averaged in and dropped, in assignment order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from server.averaging import Averaging
 from server.closing import Closing, LateTask, check_late
 from server.exchange import Late
 from server.plan import RoundPlan
+from server.progress import Note
 from server.replies import BadReply, FoldQueue, Reply, check_reply, is_silence
 from server.settings import Settings
 from supernet import SearchSpace, State
@@ -77,7 +78,7 @@ class Folding:
         averaging: Averaging,
         late: Late[LateTask],
         *,
-        note: Callable[[str], None],
+        note: Note,
         folder: Path | None,
     ) -> None:
         self._settings, self._space, self._averaging = settings, space, averaging
@@ -121,7 +122,13 @@ class Folding:
                 closing.count(names[index])
             except BadReply as reason:
                 found[index] = str(reason)
-                self._note(f"round {plan.round}: client {names[index]} refused: {reason}")
+                self._note(
+                    f"round {plan.round}: client {names[index]} refused: {reason}",
+                    "missing" if index in silent else "refused",
+                    round=plan.round,
+                    client=names[index],
+                    reason=str(reason),
+                )
             for turn, ready in queue.put(index, flat):
                 client, arch = names[turn], plan.assignment[names[turn]]
                 update = unpack(ready, self._space.shapes(arch), s.wire_dtype)
@@ -131,7 +138,13 @@ class Folding:
         if usable or any(row["folded"] for row in late):
             state = average.result()
         for client, verdict in average.verdicts.items():
-            self._note(f"round {plan.round}: client {client}: {verdict}")
+            self._note(
+                f"round {plan.round}: client {client}: {verdict}",
+                "averaging",
+                round=plan.round,
+                client=client,
+                reason=verdict,
+            )
         return Folded(state, found, silent, average.verdicts, late)
 
     def _fold_late(self, number: int, average: Aggregation) -> list[Row]:

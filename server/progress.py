@@ -1,13 +1,23 @@
 """What a run says while it runs: one line a round, or a live display on a terminal."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 Row = dict[str, Any]
+
+
+class Note(Protocol):
+    """Takes a sentence for people, and what happened to whom for programs."""
+
+    def __call__(self, text: str, /, event: str = "note", **about: Any) -> None:
+        """Say it; ``about`` are JSON values."""
+
+
 _WIDTH = 100
 
 
@@ -22,6 +32,7 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, width=_WIDTH)
+        self.journal: Callable[[Row], None] | None = None  # takes what is noted, as one row each
         self.rounds = 0
         self.first = 1
         self.started = self._after_first = time.monotonic()
@@ -31,9 +42,11 @@ class Progress:
         self.first, self.rounds = first, rounds
         self.started = self._after_first = time.monotonic()
 
-    def note(self, text: str) -> None:
-        """Say one sentence."""
+    def note(self, text: str, /, event: str = "note", **about: Any) -> None:
+        """Say one sentence, and keep it with what it is about."""
         self.write(text)
+        if self.journal is not None:
+            self.journal({"event": event, **about, "text": text})
 
     def round(self, row: Row) -> None:
         """Report a finished round (a ``round`` row of metrics.jsonl)."""

@@ -8,7 +8,7 @@ name over once messages to the old id fail.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from server.assignment import Client, Policy, client_order
 from server.exchange import exchange
+from server.progress import Note
 from supernet import SearchSpace
 from supernet.config import Scalar
 from supernet.wire import CONFIG, PROTOCOL
@@ -61,7 +62,7 @@ class Roster:
         *,
         device_shares: dict[str, float],
         question: Mapping[str, Scalar],
-        note: Callable[[str], None],
+        note: Note,
         timeout: float,
         max_failures: int = 0,
         rest_rounds: int = 1,
@@ -119,7 +120,12 @@ class Roster:
     def _hold(self, name: str, node: int) -> None:
         before = self._holders.get(name, node)
         if before != node:
-            self.note(f"client {name} has come back as node {node}; node {before} does not answer")
+            self.note(
+                f"client {name} has come back as node {node}; node {before} does not answer",
+                "back",
+                client=name,
+                node=str(node),
+            )
         self._holders[name] = node
 
     # Who answers
@@ -149,7 +155,11 @@ class Roster:
             self._resting[name] = round + self.rest_rounds
             self.note(
                 f"client {name} rests until round {self._resting[name]}: no usable reply in "
-                f"{self._failures.pop(name)} rounds ({reason})"
+                f"{self._failures.pop(name)} rounds ({reason})",
+                "rests",
+                round=round,
+                client=name,
+                reason=reason,
             )
 
     def rested(self, names: Iterable[str], round: int) -> list[str]:  # noqa: A002
@@ -263,10 +273,11 @@ class Roster:
         if who in named:
             return
         named.append(who)
+        about = {"node": who, "reason": reason}
         if len(named) < _SAID:
-            self.note(f"node {who} is left out: {reason}")
+            self.note(f"node {who} is left out: {reason}", "left-out", **about)
         elif len(named) == _SAID:
-            self.note(f"node {who} and perhaps more are left out: {reason}")
+            self.note(f"node {who} and perhaps more are left out: {reason}", "left-out", **about)
 
 
 def _budget(client: Client) -> str:

@@ -3,6 +3,7 @@
 ``run.json``             format version, settings, versions, how far the run is
 ``metrics.jsonl``        a line a round, an evaluation, a summary
 ``metrics.prom``         the newest of them for Prometheus
+``log.jsonl``            what else happened: a line an event, of all starts of the run
 ``checkpoints/``         the last few states with the policy's counters, each with a checksum
 ``supernet.safetensors`` the trained weights, once the run has ended
 
@@ -11,7 +12,9 @@ Nothing is pickled.
 """
 
 import contextlib
+import datetime
 import json
+import os
 import platform
 import subprocess
 import time
@@ -176,6 +179,17 @@ class RunFolder:
         """Append one line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line to ``log.jsonl``, with the time; a torn line before it stays alone."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, **row}) + "\n"
+        with (self.path / "log.jsonl").open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    line = "\n" + line
+            file.write(line.encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``; a torn last line is left out."""

@@ -133,7 +133,7 @@ class SupernetStrategy(Strategy):
             )
             + f" of batches of {s.local.batch_size}, clip {s.local.clip_norm:g}",
         ):
-            self.progress.note(line)
+            self.progress.note(line, "summary")
         ends_only = s.assignment in ("tracking-sandwich", "sandwich", "most-data")
         if ends_only and s.clients_per_round <= _ENDS:
             self.progress.note(
@@ -327,7 +327,13 @@ class SupernetStrategy(Strategy):
         awake = self.roster.rested(free, number)
         wanted += s.over_sample
         if len(awake) < wanted:
-            self.progress.note(f"round {number}: only {len(awake)} of {wanted} clients are there")
+            self.progress.note(
+                f"round {number}: only {len(awake)} of {wanted} clients are there",
+                "few-clients",
+                round=number,
+                clients=len(awake),
+                wanted=wanted,
+            )
         sampled = sample_clients(awake, wanted, s.seed, number)
         clients = [usable[name][1] for name in sampled]
         return clients, {client.name: usable[client.name][0] for client in clients}
@@ -340,7 +346,11 @@ class SupernetStrategy(Strategy):
         macs = self.space.macs(assignment[favoured[0]])
         self.progress.note(
             f"round {number}: nobody holds the largest subnet; the largest assigned "
-            f"({macs / 1e6:.2f} MMACs, client {', '.join(favoured)}) takes its β"
+            f"({macs / 1e6:.2f} MMACs, client {', '.join(favoured)}) takes its β",
+            "no-largest",
+            round=number,
+            client=favoured[0],
+            macs=macs,
         )
 
     def _due(self, number: int) -> bool:
@@ -406,7 +416,10 @@ class SupernetStrategy(Strategy):
             self.progress.note(
                 f"client {name} runs other code than the server, from {reply.source_root!r}: a "
                 "local SuperLink started from another folder keeps that folder's packages; "
-                "`superfednas stop` ends it"
+                "`superfednas stop` ends it",
+                "other-code",
+                client=name,
+                source=reply.source_root,
             )
 
     def _evaluate(self, number: int, rungs: list[Row]) -> None:

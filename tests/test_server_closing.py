@@ -1,6 +1,7 @@
 """Rounds that close early, replies that come late, nodes that fail, rest and come back."""
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def _roster(said: list[str] | None = None, **limits: int) -> Roster:
         settings.policy(space),
         device_shares={},
         question={},
-        note=([] if said is None else said).append,
+        note=lambda text, *_, **about: ([] if said is None else said).append(text),
         timeout=5.0,
         max_failures=limits.get("max_failures", 1),
         rest_rounds=limits.get("rest_rounds", 2),
@@ -355,6 +356,24 @@ def test_who_rests_is_in_the_checkpoint(tmp_path: Path) -> None:
     asked = [row["round"] for row in run.rows() if row["kind"] == "round" and "1" in clients(row)]
     assert asked == [1, 6]
     assert same(run.weights()[0], whole.weights()[0])
+
+
+def test_what_happened_to_whom_is_kept_as_events_over_all_starts(tmp_path: Path) -> None:
+    values: dict[str, Scalar] = {"rounds": 4, "max-failures": 2, "rest-rounds": 1}
+    app, folder = failing("1", 1, 2), tmp_path / "run"
+    with pytest.raises(StoppedError):
+        full_run(folder, values, app, progress=Stopping(1), clients=3)
+    full_run(folder, {"resume": str(folder), "run-dir": ""}, app, clients=3)
+    found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    events = [row["event"] for row in found if row["event"] not in ("summary", "note")]
+    assert events == [
+        *("started", "refused", "failed"),
+        # The process ended before round 1 had its checkpoint, so that round is trained again.
+        *("resumed", "started", "refused", "refused", "rests", "few-clients", "finished"),
+    ]
+    refused = [row for row in found if row["event"] == "refused"]
+    assert [(row["round"], row["client"]) for row in refused] == [(1, "1"), (1, "1"), (2, "1")]
+    assert all("no memory left" in row["reason"] for row in refused)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The run folder: what is written is read back, and whatever is damaged is named, never used."""
 
+import datetime
 import json
 import os
 import re
@@ -139,6 +140,22 @@ def test_forget_after_drops_later_rounds_end_rows_and_a_torn_line(tmp_path: Path
     assert run.rows() == rows[:4]
     run.append({"kind": "round", "round": 3})
     assert run.rows() == [*rows[:4], {"kind": "round", "round": 3}]
+
+
+def test_an_event_behind_a_torn_line_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    log = run.path / "log.jsonl"
+    run.log({"event": "refused", "text": "β\udc80\n"})  # strangers' texts hold anything
+    log.write_bytes(log.read_bytes() + b'{"event": "to')
+    run.log({"event": "resumed"})
+    run.log({"event": "finished"})
+    first, torn, *others = log.read_text().splitlines()
+    found = [json.loads(line) for line in (first, *others)]
+    assert torn == '{"event": "to'
+    assert [row["event"] for row in found] == ["refused", "resumed", "finished"]
+    assert found[0]["text"] == "β\udc80\n"
+    times = [datetime.datetime.fromisoformat(row["time"]) for row in found]
+    assert times == sorted(times) and all(time.utcoffset() is not None for time in times)
 
 
 @pytest.mark.parametrize(
