@@ -35,7 +35,10 @@ class Fault:
 
 
 _BUDGET = "give the node a budget that it can keep: superfednas probe"
-_RESUME = "go on with the run folder: flwr run . --run-config \"resume='DIR'\""
+_RESUME = (
+    "go on with the run folder: superfednas run --run-dir DIR …, which also starts it again by "
+    "itself, or flwr run . --run-config \"resume='DIR'\""
+)
 _SAME_CODE = (
     "install the same version of this project on server and nodes, superfednas stop, start again"
 )
@@ -83,20 +86,36 @@ FAULTS = (
         f"nothing, if it is seldom: the reply is not used; else {_BUDGET}",
     ),
     Fault(
-        r"^(names|architecture|shape|dtype)\b",
+        r"^(names|architecture|shape|dtype|size)\b.* in place of|^(names: no|dtype:) ",
         "the node's reply does not fit what it was sent",
+        f"{_SAME_CODE}; if it goes on, that node is not to be trusted: take its key away",
+    ),
+    Fault(
+        r"^metric .*: the node declared",
+        "the node claims more images than it said it had",
+        "start the node again if its data have grown; else it is not to be trusted: take its key "
+        "away (flwr supernode unregister)",
+    ),
+    Fault(
+        r"^metric ",
+        "the node's reply holds numbers that cannot be",
         _SAME_CODE,
+    ),
+    Fault(
+        r"no reply before the round closed",
+        "the round had enough replies before this one came",
+        "nothing, if it is seldom; else raise min-replies or min-weight, or late-replies='fold'",
     ),
     Fault(
         r"No SuperNode found with the given public key",
         "the superlink does not know the node's key",
-        "flwr supernode register NODE.pub CONNECTION, then start the node",
+        "superfednas register CREDENTIALS --superlink HOST:9093, then start the node",
     ),
     Fault(
         r"SuperNode registration is disabled|SuperNode authentication is enabled",
         "the superlink admits only registered keys, and the node has none",
-        "ssh-keygen -t ecdsa -b 384 -f NODE, flwr supernode register NODE.pub CONNECTION, and "
-        "start the node with --auth-supernode-private-key NODE",
+        "superfednas keys CREDENTIALS --node NAME, superfednas register CREDENTIALS, and start the "
+        "node with --auth-supernode-private-key node-NAME/node.key",
     ),
     Fault(
         r"could not be activated",
