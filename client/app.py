@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.node import device_class, node_data, node_name, whole
+from client.node import device_class, flag, node_data, node_name, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
@@ -37,6 +37,9 @@ def query(message: Message, context: Context) -> Message:
         data = node_data(node, settings, int(order["seed"]))
         answer["examples"] = len(data.train)
         answer["validation-examples"] = len(data.validation)
+        if flag(node, "tell-classes"):
+            labels = data.train.labels.numpy()
+            answer["class-counts"] = np.bincount(labels, minlength=data.num_classes).tolist()
     except ValueError as error:  # said under the node's name: ids mean nothing to a person
         answer["problem"] = str(error)
     for key in ("max-macs", "max-params", "num-partitions"):

@@ -78,6 +78,20 @@ def device_class(node_config: Config, classes: tuple[str, ...]) -> str:
     return ""
 
 
+def flag(node_config: Config, key: str) -> bool:
+    """Return a yes or no of the node config, no where it is not there.
+
+    Raises
+    ------
+    SettingsError
+        Where it is neither.
+    """
+    value = node_config.get(key, False)
+    if not isinstance(value, bool):
+        raise SettingsError(f"{key} = {value!r} in the node config: must be true or false")
+    return value
+
+
 def whole(node_config: Config, key: str) -> int:
     """Return a whole number of the node config.
 

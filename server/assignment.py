@@ -28,6 +28,8 @@ class Client:
         Declared budget; None is no limit.
     examples, validation
         Declared numbers of training and validation images; no reply may speak of more.
+    classes
+        Training images by class; None where the node does not tell (``tell-classes``).
     """
 
     name: str
@@ -35,6 +37,7 @@ class Client:
     max_params: int | None = None
     examples: int | None = None
     validation: int | None = None
+    classes: tuple[int, ...] | None = None
 
     def can_hold(self, space: SearchSpace, arch: Architecture) -> bool:
         """Say whether an architecture is within the budget."""

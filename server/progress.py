@@ -43,8 +43,9 @@ class Progress:
         self.started = self._after_first = time.monotonic()
 
     def note(self, text: str, /, event: str = "note", **about: Any) -> None:
-        """Say one sentence, and keep it with what it is about."""
-        self.write(text)
+        """Say one sentence, if there is one, and keep it with what it is about."""
+        if text:
+            self.write(text)
         if self.journal is not None:
             self.journal({"event": event, **about, "text": text})
 

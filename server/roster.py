@@ -9,6 +9,7 @@ name over once messages to the old id fail.
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -104,7 +105,7 @@ class Roster:
                 )
             else:
                 usable[client.name] = (node, client)
-                self._hold(client.name, node)
+                self._hold(client, node)
         return dict(sorted(usable.items(), key=lambda item: client_order(item[0])))
 
     def _by_claim(self, online: Sequence[int]) -> list[int]:
@@ -117,16 +118,20 @@ class Roster:
 
         return sorted(online, key=right)
 
-    def _hold(self, name: str, node: int) -> None:
-        before = self._holders.get(name, node)
-        if before != node:
+    def _hold(self, client: Client, node: int) -> None:
+        before = self._holders.get(client.name)
+        if before is None:
+            # Only in the log: hundreds of nodes are no news on a terminal.
+            about = {key: value for key, value in asdict(client).items() if value is not None}
+            self.note("", "joined", node=str(node), client=about.pop("name"), **about)
+        elif before != node:
             self.note(
-                f"client {name} has come back as node {node}; node {before} does not answer",
+                f"client {client.name} has come back as node {node}; node {before} does not answer",
                 "back",
-                client=name,
+                client=client.name,
                 node=str(node),
             )
-        self._holders[name] = node
+        self._holders[client.name] = node
 
     # Who answers
 
@@ -259,12 +264,17 @@ class Roster:
                 f"its device-class {kind!r} is not one of {sorted(self.device_shares)}",
             )
             return None
+        classes = answer.get("class-counts")
+        if classes is not None and not _counts(classes, answer["examples"]):
+            self._refuse(repr(answer["name"]), "its class-counts do not add up to its examples")
+            return None
         return Client(
             answer["name"],
             limits["max-macs"],
             limits["max-params"],
             answer["examples"],
             answer.get("validation-examples", 0),
+            None if classes is None else tuple(classes),
         )
 
     def _refuse(self, who: str, reason: str) -> None:
@@ -278,6 +288,14 @@ class Roster:
             self.note(f"node {who} is left out: {reason}", "left-out", **about)
         elif len(named) == _SAID:
             self.note(f"node {who} and perhaps more are left out: {reason}", "left-out", **about)
+
+
+def _counts(found: object, total: int) -> bool:
+    return (
+        isinstance(found, list)
+        and all(isinstance(count, int) and count >= 0 for count in found)
+        and sum(found) == total
+    )
 
 
 def _budget(client: Client) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from client.app import app
 from client.node import device_class, node_data, node_name
 from client.subnet_client import SubnetClient, choose_device
 from client.training import batch_indices, train
@@ -487,6 +489,26 @@ def test_a_node_s_own_file_is_all_its_own(tmp_path: Path) -> None:
         [sent(space(), space().smallest)], order(space().smallest)
     )
     assert examples == 36 and np.isfinite(found).all()
+
+
+def asked(**node: Scalar) -> dict[str, Any]:
+    """Ask a node of the digits who it is, through the ClientApp."""
+    config = ConfigRecord({**flatten(DataSettings()), "seed": 0, "device-classes": ""})
+    question = Message(
+        RecordDict({"config": config}), dst_node_id=1, message_type="query", group_id="roster"
+    )
+    context = Context(1, 1, {"partition-id": 1, "num-partitions": 3, **node}, RecordDict(), {})
+    return dict(app(question, context).content.config_records["config"])
+
+
+def test_a_node_tells_its_classes_only_where_it_is_allowed_to() -> None:
+    told = asked(**{"tell-classes": True})
+    own = node_data({"partition-id": 1, "num-partitions": 3}, DataSettings(), 0)
+    assert told["class-counts"] == [int((own.train.labels == k).sum()) for k in range(10)]
+    for quiet in (asked(), asked(**{"tell-classes": False})):
+        assert "class-counts" not in quiet and quiet["examples"] == told["examples"]
+    wrong = asked(**{"tell-classes": "yes"})
+    assert wrong["problem"] == "tell-classes = 'yes' in the node config: must be true or false"
 
 
 def test_a_file_that_is_not_there() -> None:

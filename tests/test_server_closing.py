@@ -216,8 +216,8 @@ def test_where_all_would_rest_all_are_asked() -> None:
 class Answers(LocalGrid):
     """Nodes that come and go, with names; a query is answered by those that do not sleep."""
 
-    def __init__(self, names: dict[int, str]) -> None:
-        self.names = dict(names)
+    def __init__(self, names: dict[int, str], **more: Any) -> None:
+        self.names, self.more = dict(names), more
         self.asleep: set[int] = set()
         self.asked: list[int] = []
         super().__init__(self._answer, {k: {} for k in range(1, 9)}, {})
@@ -229,7 +229,7 @@ class Answers(LocalGrid):
         self.asked.append(context.node_id)
         if context.node_id in self.asleep:
             raise RuntimeError("asleep")
-        answer = ConfigRecord({"name": self.names[context.node_id], "examples": 5})
+        answer = ConfigRecord({"name": self.names[context.node_id], "examples": 5} | self.more)
         return Message(RecordDict({"config": answer}), reply_to=message)
 
 
@@ -282,6 +282,22 @@ def test_a_node_that_did_not_say_who_it_is_is_asked_again(monkeypatch: pytest.Mo
     now[0] = 61.0
     assert holders(roster, grid) == {"a": 1, "b": 2}
     assert grid.asked.count(1) == 1
+
+
+@pytest.mark.parametrize("counts", [[5], [2, 0, 3], [0, 0, 5]])
+def test_classes_are_known_where_a_node_tells_them(counts: list[int]) -> None:
+    grid = Answers({1: "a"}, **{"class-counts": counts})
+    ((_, client),) = _roster().refresh(grid).values()
+    assert client.classes == tuple(counts)
+    ((_, client),) = _roster().refresh(Answers({1: "a"})).values()
+    assert client.classes is None
+
+
+@pytest.mark.parametrize("counts", [[4], [6, -1], [2.5, 2.5], "5", 5, []])
+def test_class_counts_that_cannot_be_are_refused(counts: Any) -> None:
+    said: list[str] = []
+    assert not _roster(said).refresh(Answers({1: "a"}, **{"class-counts": counts}))
+    assert any("'a' is left out: its class-counts do not add up" in line for line in said)
 
 
 # Nothing is lost
@@ -367,10 +383,14 @@ def test_what_happened_to_whom_is_kept_as_events_over_all_starts(tmp_path: Path)
     found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     events = [row["event"] for row in found if row["event"] not in ("summary", "note")]
     assert events == [
-        *("started", "refused", "failed"),
+        *("started", "joined", "joined", "joined", "refused", "failed"),
         # The process ended before round 1 had its checkpoint, so that round is trained again.
-        *("resumed", "started", "refused", "refused", "rests", "few-clients", "finished"),
+        *("resumed", "started", "joined", "joined", "joined", "refused", "refused"),
+        *("rests", "few-clients", "finished"),
     ]
+    joined = [row for row in found if row["event"] == "joined"]
+    assert [row["client"] for row in joined] == ["0", "1", "2"] * 2
+    assert all(row["examples"] > 100 and "classes" not in row for row in joined)
     refused = [row for row in found if row["event"] == "refused"]
     assert [(row["round"], row["client"]) for row in refused] == [(1, "1"), (1, "1"), (2, "1")]
     assert all("no memory left" in row["reason"] for row in refused)
