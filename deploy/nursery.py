@@ -53,6 +53,8 @@ def _fork_for_each(orders: Iterable[bytes], serve: Serve) -> None:
         if not os.fork():
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if "numpy.random" in sys.modules:  # else every child would draw the same noise
+                sys.modules["numpy.random"].seed()
             os._exit(_status(serve, json.loads(order)))
 
 

@@ -316,12 +316,14 @@ def test_the_verb_hands_on_every_option_of_flowers_node(became) -> None:
 def test_a_nursery_forks_a_child_for_every_order_and_ends_with_its_parent(tmp_path: Path) -> None:
     code = """
 import os, pathlib, sys, json, random
+import numpy.random  # as numpy before 2 does by itself
 from deploy.nursery import Nursery
 
 folder = pathlib.Path(sys.argv[1])
 
 def serve(arguments):
-    row = {"pid": os.getpid(), "parent": os.getppid(), "draw": random.random(), "said": arguments}
+    row = {"pid": os.getpid(), "parent": os.getppid(), "said": arguments}
+    row |= {"draw": random.random(), "noise": numpy.random.normal()}
     (folder / arguments[0]).write_text(json.dumps(row))
     if arguments[0] == "1":
         raise ValueError("the nursery lives on")
@@ -350,6 +352,7 @@ sys.stdin.read()
         assert len({row["pid"] for row in rows}) == 5
         assert {row["parent"] for row in rows} == {nursery}
         assert len({row["draw"] for row in rows}) == 5
+        assert len({row["noise"] for row in rows}) == 5
         wait_until(lambda: not psutil.Process(nursery).children(), 20, "the children's end")
     finally:
         running.kill()
@@ -361,6 +364,7 @@ sys.stdin.read()
     ("imports", "rooms"),
     [
         ("superfednas_app", {"client", "client.handover"}),
+        ("superfednas_app, flwr.clientapp.mod", {"client", "client.handover"}),
         # What a ClientApp is forked from must leave the rooms to the app that comes with a run.
         ("deploy.superexec, flwr.supernode.cli.flwr_clientapp", set()),
         ("deploy.node", {"client", "client.handover", "server", "server.retries"}),
