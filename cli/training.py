@@ -16,6 +16,7 @@ _ELSEWHERE = ("score-run", "score-subnets")  # the verb `score` has them
 _PANELS = {
     "space": "Search space",
     "local": "Local training",
+    "privacy": "Privacy",
     "data": "Data",
 }
 

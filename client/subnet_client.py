@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from flwr.client import NumPyClient
 
+from client.privacy import privatise
 from client.training import train
 from data import Augment, Dataset
 from nas.accuracy import check_fit, score
@@ -85,6 +86,8 @@ class SubnetClient(NumPyClient):
             name=self.name,
         )
         state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        if order.privacy.dp_clip:
+            state = privatise(state, received, order.privacy)
         metrics |= {
             "loss": result.loss,
             "images": result.images,

@@ -63,6 +63,7 @@ def train_messages(plan: RoundPlan, state: State, space: SearchSpace, s: Setting
         device=s.device,
         space=s.space,
         local=replace(s.local, lr=plan.lr),
+        privacy=s.privacy,
     )
     data = flatten(s.data)
     records: dict[Architecture, ArrayRecord] = {}

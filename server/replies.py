@@ -178,6 +178,8 @@ def _check_error(message: Message) -> None:
         reason = f"error {message.error.code}: {_short(message.error.reason or 'no reason given')}"
         if message.error.code == _LOAD_FAILED:
             reason += _LOAD_HINT
+        elif _OPAQUE in reason:
+            reason += _OPAQUE_HINT
         raise BadReply(reason)
 
 
@@ -200,6 +202,11 @@ _LOAD_HINT = (
     "picked up; run `superfednas stop`, then start again from this app's folder)"
 )
 
+_OPAQUE = repr(numpy_dtype("bfloat16"))  # numpy says so where something computes with such an array
+_OPAQUE_HINT = (
+    " (a mod of the ClientApp computes with the weights, which only wire-dtype = 'float32' allows)"
+)
+
 
 def _record(message: Message, key: str, kind: type) -> Any:
     record = message.content.get(key)
@@ -219,10 +226,10 @@ def _numbers(array: Any) -> np.ndarray:
 
 
 def finite(flat: np.ndarray, wire_dtype: str) -> bool:
-    """Say whether every number of a flat array is finite (bfloat16 travels as int16 bits)."""
+    """Say whether every number of a flat array is finite (what has 16 bits travels opaque)."""
     if wire_dtype == "bfloat16":
         return bool(((flat.view(np.uint16) & 0x7F80) != 0x7F80).all())
-    return bool(np.isfinite(flat).all())
+    return bool(np.isfinite(flat.view(wire_dtype)).all())
 
 
 def _evaluation(text: str, ordered: int) -> tuple[tuple[int, float, float], ...]:

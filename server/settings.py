@@ -10,7 +10,7 @@ from server.schedules import SCHEDULES, Schedule
 from supernet import SearchSpace
 from supernet.config import Scalar, SettingsError, parse, setting
 from supernet.registry import import_object
-from supernet.wire import WIRE_DTYPES, LocalTraining, SpaceOptions
+from supernet.wire import WIRE_DTYPES, LocalTraining, Privacy, SpaceOptions
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
 ROBUST = ("trimmed-mean", "median", "clip", "defl")
@@ -144,6 +144,7 @@ class Settings:
 
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
+    privacy: Privacy = field(default_factory=Privacy)
     data: DataSettings = field(default_factory=DataSettings)
 
     def beta(self) -> Schedule | None:
@@ -233,6 +234,11 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
         raise SettingsError(
             f"weighting = {settings.weighting!r}: averaging = {settings.averaging!r} counts every "
             "reply once, so weighting must be 'uniform'"
+        )
+    if settings.privacy.dp_noise and not settings.privacy.dp_clip:
+        raise SettingsError(
+            f"dp-noise = {settings.privacy.dp_noise}: noise is counted in units of dp-clip, which "
+            "is 0 (off); dp-clip must be above 0"
         )
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")

@@ -22,16 +22,18 @@ from supernet.norms import NORMS
 from supernet.registry import load_space
 from supernet.space import SearchSpace
 
-PROTOCOL = 1
+PROTOCOL = 2
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 SUBNET = "subnet"
 ROOMS = ("supernet", "data", "nas", "client", "server")
 
-# numpy has no bfloat16, so its bits travel as int16.
-_WIRE: dict[str, tuple[torch.dtype, torch.dtype]] = {
-    "float32": (torch.float32, torch.float32),
-    "float16": (torch.float16, torch.float16),
-    "bfloat16": (torch.bfloat16, torch.int16),
+# Only float32 travels as numbers. What has 16 bits is opaque to numpy, so that nothing can compute
+# with it on its way: a mod would take bfloat16's bits for integers, and in float16 it would round
+# its own noise away.
+_WIRE: dict[str, tuple[torch.dtype, np.dtype]] = {
+    "float32": (torch.float32, np.dtype(np.float32)),
+    "float16": (torch.float16, np.dtype("V2")),
+    "bfloat16": (torch.bfloat16, np.dtype("V2")),
 }
 WIRE_DTYPES = tuple(_WIRE)
 
@@ -75,6 +77,24 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
+class Privacy:
+    """Differential privacy of what a client sends (:func:`client.privacy.privatise`)."""
+
+    dp_clip: float = setting(
+        0.0,
+        "differential privacy: longest change (L2 norm over its whole subnet) that a client sends; "
+        "longer ones are shortened; 0 is off",
+        low=0,
+    )
+    dp_noise: float = setting(
+        0.0,
+        "s.d. of the noise that a client adds to every number it sends, in units of dp-clip (the "
+        "noise multiplier); a run with noise cannot be repeated to the bit",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """What the server asks of a client: the config of a message to train, or only to score."""
 
@@ -88,6 +108,7 @@ class TrainOrder:
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 def numel(shapes: Mapping[str, Shape]) -> int:
@@ -97,17 +118,17 @@ def numel(shapes: Mapping[str, Shape]) -> int:
 
 def numpy_dtype(wire_dtype: str) -> np.dtype:
     """Return the dtype that a flat array has at ``wire_dtype``."""
-    return torch.empty(0, dtype=_WIRE[wire_dtype][1]).numpy().dtype
+    return _WIRE[wire_dtype][1]
 
 
 def pack(tensors: Mapping[str, torch.Tensor], wire_dtype: str = "float32") -> np.ndarray:
     """Lay tensors one behind the other, in their order, into one new flat array."""
-    number, bits = _WIRE[wire_dtype]
+    number, dtype = _WIRE[wire_dtype]
     flat = torch.empty(sum(tensor.numel() for tensor in tensors.values()), dtype=number)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name, view in _views(flat, shapes).items():
         view.copy_(tensors[name].detach())
-    return flat.view(bits).numpy()
+    return flat.view(torch.uint8).numpy().view(dtype)
 
 
 def unpack(
@@ -120,13 +141,12 @@ def unpack(
     ValueError
         Where dtype, dimensions or length are not those of ``shapes`` at ``wire_dtype``.
     """
-    number, bits = _WIRE[wire_dtype]
-    expected = numpy_dtype(wire_dtype)
+    number, expected = _WIRE[wire_dtype]
     if flat.ndim != 1 or flat.size != numel(shapes):
         raise ValueError(f"shape {flat.shape} in place of ({numel(shapes)},)")
     if flat.dtype != expected:
         raise ValueError(f"dtype {flat.dtype} in place of {expected} for wire-dtype {wire_dtype}")
-    return _views(torch.from_numpy(flat).view(bits).view(number), shapes)
+    return _views(torch.from_numpy(flat.view(np.uint8)).view(number), shapes)
 
 
 def _views(flat: torch.Tensor, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]:

@@ -416,7 +416,7 @@ def test_bad_orders() -> None:
         ({"architecture": "medium"}, "'medium': must be largest, smallest"),
         ({"architecture": "largest"}, "shape .* in place of"),
         ({"lr": 0.0}, "lr = 0.0: lr must be a number above 0"),
-        ({"wire-dtype": "float16"}, "dtype float32 in place of float16"),
+        ({"wire-dtype": "float16"}, r"dtype float32 in place of \|V2"),
         ({"norm": "layer"}, "norm = 'layer'"),
         ({"device": "tpu"}, "device = 'tpu'"),
     ):

@@ -24,16 +24,28 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import superfednas_app
 from client import handover, worker
 from client.app import app
-from client.handover import NODE_LOCK, WorkerError, hand_over, read, socket_path, write
+from client.handover import (
+    FOLDER_VARIABLE,
+    NODE_LOCK,
+    WorkerError,
+    hand_over,
+    read,
+    socket_path,
+    write,
+)
 from data import DataSettings
 from supernet.config import flatten
 from tests.processes import ROOT, wait_until
+from tests.training import same
+from tests.training import train as run
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 numbers = st.one_of(st.integers(-(2**62), 2**62), st.floats(allow_nan=False))
@@ -126,6 +138,21 @@ def test_a_worker_gets_the_whole_message_and_context(folder, in_thread, monkeypa
     asked.content["arrays"] = ArrayRecord({"subnet": Array(np.arange(5, dtype=np.float32))})
     assert hand_over(asked, context(name="kitchen"), folder).content == asked.content
     assert seen == [(asked.metadata, context(name="kitchen"))]
+
+
+def test_clipping_and_a_mod_around_the_hand_over_are_the_same(folder, in_thread, monkeypatch):
+    """The order's bound is kept in the worker, the mod works in the process that hands on."""
+    values, around = {"rounds": 1, "dp-clip": 0.01}, ClientApp()
+    around.query()(superfednas_app.query)
+    around.train(mods=[LocalDpMod(0.005, 0.0, 0.5, 1e-5)])(superfednas_app.train)
+    alone = [run(values, app) for app in (superfednas_app.client_app, around)]
+    assert not in_thread
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    handed = [run(values, app) for app in (superfednas_app.client_app, around)]
+    assert in_thread
+    assert [same(a.state, b.state) for a, b in zip(alone, handed, strict=True)] == [True, True]
+    assert not same(alone[0].state, alone[1].state)
+    assert not same(alone[0].state, run({"rounds": 1}).state)
 
 
 def test_what_a_client_raises_is_told_as_flower_tells_it(folder, in_thread) -> None:

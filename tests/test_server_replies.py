@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from server.replies import (
     is_silence,
 )
 from supernet import Architecture
-from supernet.wire import WIRE_DTYPES, numpy_dtype
+from supernet.wire import WIRE_DTYPES, numpy_dtype, pack
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ TEXTS = {"architecture": Named(1).to_json(), "source": "abc", "source-root": "/a
 
 
 def flat(dtype: str = "float32", size: int = LENGTH) -> np.ndarray:
-    return np.arange(size).astype(numpy_dtype(dtype))
+    return pack({"w": torch.arange(size)}, dtype)
 
 
 def reply(
@@ -166,7 +167,7 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     assert f"({LENGTH},)" in said and str(shape) in said
 
 
-NUMBERS = ("float16", "float32", "float64", "int16", "int32", "uint16", "bool", ">f4", "c8")
+NUMBERS = ("float16", "float32", "float64", "int16", "int32", "uint16", "bool", ">f4", "c8", "V2")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +186,9 @@ def bad_numbers(dtype: str) -> list[np.ndarray]:
         values[4] = number
         if dtype == "bfloat16":
             # The upper half of a float32's bits.
-            found.append((values.view(np.uint32) >> 16).astype(np.uint16).view(np.int16))
+            found.append((values.view(np.uint32) >> 16).astype(np.uint16).view("V2"))
         else:
-            found.append(values.astype(dtype))
+            found.append(values.astype(dtype).view(numpy_dtype(dtype)))
     return found
 
 
@@ -202,7 +203,7 @@ def test_numbers_that_are_not_finite_are_refused(dtype: str, which: int) -> None
 @given(bits=st.integers(0, 2**16 - 1))
 def test_bfloat16_is_finite_where_the_float32_of_its_bits_is(bits: int) -> None:
     value = np.array([bits << 16], np.uint32).view(np.float32)
-    sent = np.array([bits], np.uint16).view(np.int16)
+    sent = np.array([bits], np.uint16).view("V2")
     assert finite(sent, "bfloat16") == bool(np.isfinite(value).all())
 
 

@@ -117,6 +117,9 @@ def test_device_classes_are_read() -> None:
         ({"device-classes": "phone:nan"}, ["device-classes", "'phone:nan'"]),
         ({"device-classes": ":0.5"}, ["device-classes", "':0.5'"]),
         ({"resume": "/a", "from-run": "/b"}, ["resume", "from-run", "only one"]),
+        ({"dp-clip": -0.1}, ["dp-clip = -0.1", "at least 0"]),
+        ({"dp-noise": -1.0, "dp-clip": 1.0}, ["dp-noise = -1.0", "at least 0"]),
+        ({"dp-noise": 0.5}, ["dp-noise = 0.5", "dp-clip must be above 0"]),
         (
             {"dataset": "none", "evaluate-on": "server"},
             ["evaluate-on", "'server'", "dataset", "'none'"],

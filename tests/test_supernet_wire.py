@@ -17,6 +17,7 @@ from supernet.wire import (
     PROTOCOL,
     WIRE_DTYPES,
     LocalTraining,
+    Privacy,
     SpaceOptions,
     TrainOrder,
     decode_list,
@@ -96,14 +97,14 @@ def test_a_subnet_travels_in_the_order_of_its_state(
 def test_pack_by_hand() -> None:
     tensors = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.tensor([0.5])}
     assert pack(tensors).tolist() == [1, 3, 2, 4, 0.5]
-    assert pack(tensors, "float16").tolist() == [1, 3, 2, 4, 0.5]
-    assert pack({"one": torch.tensor([1.0])}, "bfloat16").tolist() == [0x3F80]
+    assert pack(tensors, "float16").view(np.float16).tolist() == [1, 3, 2, 4, 0.5]
+    assert pack({"one": torch.tensor([1.0])}, "bfloat16").view(np.uint16).tolist() == [0x3F80]
     assert pack({}).shape == (0,)
 
 
 def test_float16_overflows_to_infinity_and_bfloat16_does_not() -> None:
     large = {"w": torch.tensor([1e5])}
-    assert np.isinf(pack(large, "float16")).all()
+    assert np.isinf(pack(large, "float16").view(np.float16)).all()
     found = unpack(pack(large, "bfloat16"), {"w": (1,)}, "bfloat16")["w"]
     assert float(found) == pytest.approx(1e5, rel=2**-8)
 
@@ -115,8 +116,24 @@ def test_unpack_gives_views_and_pack_a_new_array(wire: str) -> None:
     views["w"][0, 1] = 1
     assert np.flatnonzero(flat).tolist() == [1]
     copied = pack(views, wire)
-    copied[:] = 0
+    copied.view(np.uint8)[:] = 0
     assert views["w"][0, 1] == 1
+
+
+@pytest.mark.parametrize("wire", ["float16", "bfloat16"])
+def test_what_has_16_bits_cannot_be_computed_with(wire: str) -> None:
+    flat = pack({"w": torch.ones(3)}, wire)
+    for compute in (
+        lambda: flat - flat,
+        lambda: flat * 1,
+        lambda: flat + np.zeros(3),
+        lambda: np.add(np.zeros(3), flat),
+        lambda: np.linalg.norm(flat),
+        lambda: flat.mean(),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            compute()
+    assert pack({"w": torch.ones(3)}, wire).tobytes() == flat.tobytes()
 
 
 def test_pack_takes_parameters_that_need_gradients() -> None:
@@ -137,8 +154,10 @@ def test_pack_takes_parameters_that_need_gradients() -> None:
         (np.zeros(5), "float32", "dtype float64 in place of float32 for wire-dtype float32"),
         (np.zeros(5, np.float16), "float32", "dtype float16 in place of float32"),
         (np.zeros(5, ">f4"), "float32", "dtype >f4 in place of float32"),
-        (np.zeros(5, np.float32), "float16", "dtype float32 in place of float16"),
-        (np.zeros(5, np.uint16), "bfloat16", "dtype uint16 in place of int16"),
+        (np.zeros(5, np.float32), "float16", r"dtype float32 in place of \|V2"),
+        (np.zeros(5, np.float16), "float16", r"dtype float16 in place of \|V2"),
+        (np.zeros(5, np.uint16), "bfloat16", r"dtype uint16 in place of \|V2"),
+        (np.zeros(5, "i1,i1"), "bfloat16", r"dtype .* in place of \|V2"),
         (np.zeros(5, object), "float32", "dtype object in place of float32"),
     ],
 )
@@ -170,6 +189,7 @@ orders = st.builds(
         momentum=st.floats(0, 0.999),
         local_steps=st.integers(0, 99),
     ),
+    privacy=st.builds(Privacy, dp_clip=st.floats(0, 1e9), dp_noise=st.floats(0, 1e9)),
 )
 
 
