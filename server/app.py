@@ -14,6 +14,7 @@ from data import DataError, Dataset, load_dataset
 from server.evaluation import score_ladder
 from server.finale import print_finale, summarise
 from server.progress import Progress
+from server.pulling import PromptGrid
 from server.retries import retry_pulls_soon
 from server.roster import RosterError
 from server.run_folder import Checkpoint, RunFolder, RunFolderError
@@ -32,6 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run as ``flwr run`` asks; a wrong setting ends the run with one sentence."""
     if problem := retry_pulls_soon():
         print(f"{problem}: rounds may wait a second or more for replies", flush=True)
+    grid = PromptGrid(grid)
     try:
         if context.run_config.get("score-run"):
             score_by_nodes(context.run_config, grid, Progress())

@@ -18,7 +18,7 @@ import server.retries
 from client.handover import FOLDER_VARIABLE, NODE_LOCK
 from deploy import flower_internals, node
 from deploy.flower_internals import Bell, Pause, Taking
-from server.retries import FIRST_PAUSE, retry_pulls_soon
+from server.retries import FIRST_PAUSE, LONGEST_PAUSE, retry_pulls_soon
 from tests.processes import ROOT, environment, wait_until
 
 SUPERNODE = "flwr.supernode.start_client_internal"
@@ -136,7 +136,9 @@ def test_another_flower_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pulls_ask_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     utils = importlib.import_module(PULLS)
-    monkeypatch.setitem(utils.pull_objects.__kwdefaults__, "initial_backoff", 1)
+    flowers = {"initial_backoff": 1, "backoff_cap": 10, "max_tries_per_object": 500}
+    for name, default in flowers.items():
+        monkeypatch.setitem(utils.pull_objects.__kwdefaults__, name, default)
     assert retry_pulls_soon() is None
     waits: list[float] = []
 
@@ -147,7 +149,7 @@ def test_pulls_ask_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         def wait(self, seconds: float) -> None:
             waits.append(seconds)
 
-    tries = iter([utils.ObjectUnavailableError("x"), utils.ObjectUnavailableError("x"), b"bytes"])
+    tries = iter([*[utils.ObjectUnavailableError("x")] * 1000, b"bytes"])
 
     def pull(name: str) -> bytes:
         found = next(tries)
@@ -158,13 +160,17 @@ def test_pulls_ask_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = SimpleNamespace(**vars(utils.threading) | {"Event": Event})
     monkeypatch.setattr(utils, "threading", threads)
     assert utils.pull_objects(["x"], pull) == {"x": b"bytes"}
-    assert waits == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE], rel=0.21)  # Flower's own jitter
+    expected = [min(FIRST_PAUSE * 2**n, LONGEST_PAUSE) for n in range(1000)]
+    assert waits == pytest.approx(expected, rel=0.21)  # Flower's own jitter
 
 
 def test_a_flower_without_that_argument_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.retries, "_ARGUMENT", "patience")
+    defaults = importlib.import_module(PULLS).pull_objects.__kwdefaults__
+    monkeypatch.setitem(defaults, "initial_backoff", 1)
+    monkeypatch.setitem(server.retries._DEFAULTS, "patience", 5)
     assert "with patience" in str(retry_pulls_soon())
-    assert "patience" not in importlib.import_module(PULLS).pull_objects.__kwdefaults__
+    assert defaults["initial_backoff"] == 1
+    assert "patience" not in defaults
 
 
 def test_flowers_programs_run_with_the_replaced_names(
