@@ -47,7 +47,7 @@ FAULTS = (
         r"error 5\b|NODE_UNAVAILABLE",
         "the node was killed, frozen or cut off in the middle of a round",
         "nothing for the run, which uses the node again once it is back; if it was killed, start "
-        "flower-supernode again (with a registered key 60 s later: the old lease must end first)",
+        "it again (flower-supernode with a registered key 60 s later: its lease must end first)",
     ),
     Fault(
         r"no reply within|no answer in time",
@@ -120,7 +120,8 @@ FAULTS = (
     Fault(
         r"could not be activated",
         "the node was started again before the lease of its key had ended (60 s at most)",
-        "start it 60 s later; in a process supervisor set a restart delay of at least 60 s",
+        "start it by superfednas node, which waits for that, or 60 s later; where it is refused "
+        "then too, another node has its key",
     ),
     Fault(
         r"Connection to the SuperLink is unavailable",

@@ -2,9 +2,10 @@
 
 Flower's SuperNode asks the SuperLink every 3 s, its SuperExec asks the SuperNode every second,
 every message gets a fresh Python process, and the SuperNode looks for that process's reply every
-0.5 s; no option changes any of these. The functions below run Flower's own programs with three
-names replaced: ``time`` and ``subprocess`` in two of Flower's modules, and the function by which
-the SuperNode takes a message.
+0.5 s; a SuperNode that was killed and is started again exits for as long as the SuperLink takes its
+former life for alive. No option changes any of these. The functions below run Flower's own programs
+with four names replaced: ``time`` and ``subprocess`` in two of Flower's modules, the function by
+which the SuperNode takes a message, and the one that makes what tries calls of the SuperLink again.
 """
 
 import importlib
@@ -31,10 +32,13 @@ _REPLACED = (
     (_SUPERNODE, "time"),
     (_SUPERNODE, "subprocess"),
     (_SUPERNODE, "_pull_and_store_message"),
+    (_SUPERNODE, "_make_fleet_connection_retry_invoker"),
     (_SUPEREXEC, "time"),
     (_EXECUTOR, "subprocess"),
 )
 _SHORTEST, _SHARE = 0.01, 0.1
+_HELD = "could not be activated"  # the SuperLink's words where a node with this key is online
+_LEASE = 60.0  # seconds for which a node is online after its last sign of life
 
 Start = Callable[[Sequence[str]], object]
 
@@ -105,6 +109,46 @@ class Taking:
         return run_id
 
 
+class Returning:
+    """The SuperNode's function that makes its retries, for one that may have been killed before.
+
+    Whoever has a node's key is refused while the SuperLink calls that node online, also the node
+    itself after it was killed, until its lease has ended. Flower gives up at once; here the
+    question is put again until that end. Whoever is refused after it has a key that is in use.
+
+    Parameters
+    ----------
+    make
+        Flower's function; what it returns decides by ``should_giveup`` what is not tried again.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._since: float | None = None
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        """Make the retries."""
+        retries = self._make(*values, **named)
+        gives_up = retries.should_giveup
+        retries.should_giveup = lambda error: not self._waits(error) and gives_up(error)
+        return retries
+
+    def _waits(self, error: Any) -> bool:
+        if _HELD not in str(error.details()):
+            return False
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            _say(
+                f"the SuperLink has not noticed yet that this node ended; it is asked again until "
+                f"it has, {_LEASE:g} s at most"
+            )
+        if now - self._since > _LEASE:
+            _say("another node with the same key is online")
+            return False
+        return True
+
+
 class Bell:
     """A pipe by which one process wakes another from a sleep.
 
@@ -147,6 +191,9 @@ def run_supernode(options: Sequence[str], longest_poll: float, start_superexec: 
     module._pull_and_store_message = Taking(
         module._pull_and_store_message, lambda: _ring(ringing), pause
     )
+    module._make_fleet_connection_retry_invoker = Returning(
+        module._make_fleet_connection_retry_invoker
+    )
     run("flower-supernode", options)
 
 
@@ -166,7 +213,7 @@ def run_superexec(options: Sequence[str], launch: Start) -> None:
         try:
             return launch(command[1:])
         except OSError as error:
-            print(f"superfednas node: {error}, so {command[0]} is started anew", file=sys.stderr)
+            _say(f"{error}, so {command[0]} is started anew")
             return subprocess.Popen(command)
 
     superexec: Any = importlib.import_module(_SUPEREXEC)
@@ -186,6 +233,10 @@ def run(program: str, options: Sequence[str]) -> None:
     sys.argv = [program, *options]
     module, function = _PROGRAMS[program]
     getattr(importlib.import_module(module), function)()
+
+
+def _say(text: str) -> None:
+    print(f"superfednas node: {text}", file=sys.stderr, flush=True)
 
 
 def _ring(pipe: int) -> None:

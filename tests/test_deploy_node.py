@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ import cli
 import server.retries
 from client.handover import FOLDER_VARIABLE, NODE_LOCK
 from deploy import flower_internals, node
-from deploy.flower_internals import Bell, Pause, Taking
+from deploy.flower_internals import Bell, Pause, Returning, Taking
 from server.retries import FIRST_PAUSE, LONGEST_PAUSE, retry_pulls_soon
 from tests.processes import ROOT, environment, wait_until
 
@@ -104,6 +105,61 @@ def test_a_bell_ends_a_sleep_and_is_then_silent(monkeypatch: pytest.MonkeyPatch)
     os.close(reading)
 
 
+class RefusalError(grpc.RpcError):
+    """As the SuperLink refuses to activate a node."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.FAILED_PRECONDITION
+
+    def details(self) -> str:
+        return str(self.args[0])
+
+
+ONLINE = RefusalError("SuperNode with node ID 5 could not be activated.")
+UNKNOWN = RefusalError("No SuperNode found with the given public key.")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "outcome", "said"),
+    [
+        ([], "in", ""),
+        ([ONLINE] * 4, "in", "asked again until it has, 60 s at most"),
+        ([ONLINE] * 40, ONLINE, "another node with the same key is online"),
+        ([UNKNOWN], UNKNOWN, ""),
+        ([ONLINE, UNKNOWN], UNKNOWN, ""),
+    ],
+)
+def test_a_node_waits_for_the_end_of_its_former_lease(
+    refusals: list[RefusalError],
+    outcome: str | RefusalError,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock, answers = Clock(), iter([*refusals, "in"])
+    monkeypatch.setattr(flower_internals, "time", clock)
+    make = importlib.import_module(SUPERNODE)._make_fleet_connection_retry_invoker
+    retries = Returning(make)(max_retries=None)
+    retries.wait_function = clock.sleep
+
+    def activate() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    if isinstance(outcome, str):
+        assert retries.invoke(activate) == outcome
+    else:
+        with pytest.raises(RefusalError) as refused:
+            retries.invoke(activate)
+        assert refused.value is outcome
+    assert clock.now - 100 < 60 + 20  # Flower's longest pause
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("asked again") == (ONLINE in refusals)
+
+
 # What is replaced in Flower
 
 
@@ -117,6 +173,7 @@ def test_this_flower_is_the_one_that_the_node_knows() -> None:
         (SUPERNODE, "time"),
         (SUPERNODE, "subprocess"),
         (SUPERNODE, "_pull_and_store_message"),
+        (SUPERNODE, "_make_fleet_connection_retry_invoker"),
         (SUPEREXEC, "time"),
         (EXECUTOR, "subprocess"),
         ("flwr.supernode.cli.flower_supernode", "flower_supernode"),

@@ -352,7 +352,7 @@ def test_a_process_that_outlived_its_superlink_is_found(tmp_path: Path) -> None:
         ("no reply before the round closed with 2 of 3", "min-replies"),
         ("ValueError: No SuperNode found with the given public key.", "superfednas register"),
         ("SuperNode registration is disabled through Fleet API.", "superfednas keys"),
-        ("SuperNode with node ID 12 could not be activated.", "at least 60 s"),
+        ("SuperNode with node ID 12 could not be activated.", "60 s later"),
         ("Connection to the SuperLink is unavailable", "--database"),
         ("No heartbeat received from the task", "resume"),
         ("Timed out waiting for file /tmp/ray", "run it again"),
