@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -105,10 +105,35 @@ class Fleet:
     """A SuperLink and its nodes: where it is, their process ids, and how each was started."""
 
     control: str
+    address: str
     superlink: int
     superlink_command: list[str]
-    nodes: list[int]
-    node_commands: list[list[str]]
+    nodes: list[int] = field(default_factory=list)
+    node_commands: list[list[str]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def superlink(
+    home: Path, env: dict[str, str], options: Sequence[str] = (), host: str = "127.0.0.1"
+) -> Iterator[Fleet]:
+    """Run a SuperLink without nodes, which ``flwr`` knows as ``dep``; ``host`` is for the nodes."""
+    serverappio, fleet_port, control = free_ports(3)
+    (home / "flwr").mkdir()
+    (home / "flwr" / "config.toml").write_text(
+        f'[superlink]\ndefault = "dep"\n\n[superlink.dep]\naddress = "127.0.0.1:{control}"\n'
+        "insecure = true\n"
+    )
+    command = [
+        str(BIN / "flower-superlink"),
+        "--insecure",
+        f"--serverappio-api-address=127.0.0.1:{serverappio}",
+        f"--fleet-api-address={host}:{fleet_port}",
+        f"--control-api-address=127.0.0.1:{control}",
+        *options,
+    ]
+    with process(command, env, home, home / "superlink.log") as pid:
+        wait_until(lambda: listens(control), 60, "the SuperLink's start")
+        yield Fleet(f"127.0.0.1:{control}", f"{host}:{fleet_port}", pid, command)
 
 
 @contextlib.contextmanager
@@ -119,33 +144,17 @@ def fleet(
     supernode: Sequence[str] = (str(BIN / "flower-supernode"),),
     superlink_options: Sequence[str] = (),
 ) -> Iterator[Fleet]:
-    """Run a SuperLink, which ``flwr`` knows as ``dep``, and supernodes that share a data set.
+    """Run a SuperLink (see :func:`superlink`) and supernodes that share a data set.
 
     Every node's environment names its own number in ``NODE``.
     """
-    serverappio, fleet_port, control, *clientappio = free_ports(3 + nodes)
-    (home / "flwr").mkdir()
-    (home / "flwr" / "config.toml").write_text(
-        f'[superlink]\ndefault = "dep"\n\n[superlink.dep]\naddress = "127.0.0.1:{control}"\n'
-        "insecure = true\n"
-    )
-    superlink = [
-        str(BIN / "flower-superlink"),
-        "--insecure",
-        f"--serverappio-api-address=127.0.0.1:{serverappio}",
-        f"--fleet-api-address=127.0.0.1:{fleet_port}",
-        f"--control-api-address=127.0.0.1:{control}",
-        *superlink_options,
-    ]
     with contextlib.ExitStack() as stack:
-        link = stack.enter_context(process(superlink, env, home, home / "superlink.log"))
-        found = Fleet(f"127.0.0.1:{control}", link, superlink, [], [])
-        wait_until(lambda: listens(control), 60, "the SuperLink's start")
-        for number, port in enumerate(clientappio):
+        found = stack.enter_context(superlink(home, env, superlink_options))
+        for number, port in enumerate(free_ports(nodes)):
             node = [
                 *supernode,
                 "--insecure",
-                f"--superlink=127.0.0.1:{fleet_port}",
+                f"--superlink={found.address}",
                 f"--clientappio-api-address=127.0.0.1:{port}",
                 f"--node-config=partition-id={number} num-partitions={nodes}",
             ]

@@ -4,47 +4,42 @@ Each test ends a run all the same and prints what was lost and how long it took 
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from tests.faulty import (
+    NODE,
+    NODES,
+    PATIENCE,
+    SETTINGS,
+    answered,
+    lost,
+    rows,
+    running,
+    told,
+    wait_for_end,
+    wait_for_round,
+)
 from tests.processes import (
     ROOT,
-    Fleet,
     end,
     environment,
     fleet,
     process,
-    run_config,
     same_supernet,
     train_command,
     wait_until,
 )
 
 pytestmark = pytest.mark.faults
-NODE = (sys.executable, "-m", "cli", "node")
-NODES = 3
-PATIENCE = 300.0
-SETTINGS: dict[str, object] = {
-    "rounds": 12,
-    "clients-per-round": NODES,
-    "min-nodes": NODES,
-    "local-steps": 2,
-    "seed": 5,
-    "evaluate-every": 0,
-    "device": "cpu",
-}
 
 
 @pytest.fixture
@@ -55,57 +50,6 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def env(home: Path) -> dict[str, str]:
     return environment(home, PYTHONPATH=str(ROOT))
-
-
-@contextlib.contextmanager
-def running(
-    home: Path, env: dict[str, str], machines: Fleet, values: dict[str, object], app: Path = ROOT
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Keep a run going on a fleet, its output in ``run.log``."""
-    command = [sys.executable, "-m", "cli", "run", "--superlink", machines.control]
-    command += ["--run-dir", str(home / "run"), "--app", str(app)]
-    command += ["--run-config", run_config({**SETTINGS, **values})]
-    with (home / "run.log").open("w") as log:
-        started = subprocess.Popen(command, env=env, cwd=home, stdout=log, stderr=log)
-    try:
-        yield started
-    finally:
-        end(started.pid)
-        started.wait(timeout=30)
-
-
-def rows(home: Path) -> list[dict[str, Any]]:
-    """Return the rounds that are written."""
-    path = home / "run" / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return [row for row in found if row["kind"] == "round"]
-
-
-def wait_for_round(home: Path, number: int) -> None:
-    wait_until(lambda: len(rows(home)) >= number, PATIENCE, f"round {number}")
-
-
-def wait_for_end(home: Path, started: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """Wait for the run's end, which must be a good one."""
-    assert started.wait(timeout=PATIENCE) == 0, (home / "run.log").read_text()[-3000:]
-    done = rows(home)
-    assert [row["round"] for row in done] == list(range(1, len(done) + 1))
-    return done
-
-
-def lost(done: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
-    """Return (round, client) of every reply that was asked for and not folded."""
-    return [
-        (row["round"], client["client"])
-        for row in done
-        for client in row["clients"]
-        if not client["accepted"]
-    ]
-
-
-def told(fault: str, since: float, gone: object) -> None:
-    print(f"\n| {fault} | {time.monotonic() - since:.1f} | {gone} |", flush=True)
 
 
 def unbroken(home: Path, env: dict[str, str], **settings: object) -> Path:
@@ -161,14 +105,7 @@ def test_a_node_is_frozen_past_the_deadline_and_comes_back(home: Path, env: dict
         back = time.monotonic()
         frozen = len(rows(home))
 
-        def returned() -> bool:
-            return any(
-                client["client"] == "1" and client["accepted"]
-                for row in rows(home)[frozen:]
-                for client in row["clients"]
-            )
-
-        wait_until(returned, 120, "the node's return")
+        wait_until(lambda: answered(rows(home)[frozen:], "1"), 120, "the node's return")
         told("… and back (SIGCONT)", back, "nothing")
         done = wait_for_end(home, started)
     assert {client for _, client in lost(done[before:])} == {"1"}
@@ -187,15 +124,7 @@ def test_a_node_is_killed_and_started_again(home: Path, env: dict[str, str]) -> 
         again = machines.node_commands[2]
         since, before = time.monotonic(), len(rows(home))
         with process(again, env | {"NODE": "2"}, home, home / "node2-again.log"):
-            wait_until(
-                lambda: any(
-                    client["client"] == "2" and client["accepted"]
-                    for row in rows(home)[before + 1 :]
-                    for client in row["clients"]
-                ),
-                120,
-                "the node's return",
-            )
+            wait_until(lambda: answered(rows(home)[before + 1 :], "2"), 120, "the node's return")
             told("a node killed and started again", since, "its replies meanwhile")
             wait_for_end(home, started)
 

@@ -11,84 +11,25 @@ from pathlib import Path
 import pytest
 
 from deploy import runner
-from deploy.credentials import Credentials, make_credentials
+from deploy.credentials import make_credentials
 from deploy.superlink import SuperLink, SuperLinkError
 from server.run_folder import RunFolder
-from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
+from tests.deployment import Deployment, answers, trust
+from tests.processes import ROOT, environment, wait_until
 
 pytestmark = pytest.mark.processes
-
-
-class Deployment:
-    """A SuperLink, and what it takes to start nodes that wish to join it."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.env = environment(home)
-        self.credentials = make_credentials(home / "keys", ["127.0.0.1"], ["known", "unknown"])
-        self.serverappio, self.fleet, self.control = free_ports(3)
-        self.superlink = SuperLink(
-            f"127.0.0.1:{self.control}", self.credentials.authority_certificate
-        )
-
-    def started(self) -> contextlib.AbstractContextManager[int]:
-        keys = self.credentials.folder / "superlink"
-        command = [
-            str(BIN / "flower-superlink"),
-            f"--ssl-ca-certfile={keys / 'ca.crt'}",
-            f"--ssl-certfile={keys / 'server.crt'}",
-            f"--ssl-keyfile={keys / 'server.key'}",
-            "--enable-supernode-auth",
-            f"--serverappio-api-address=127.0.0.1:{self.serverappio}",
-            f"--fleet-api-address=127.0.0.1:{self.fleet}",
-            f"--control-api-address=127.0.0.1:{self.control}",
-        ]
-        return process(command, self.env, self.home, self.home / "superlink.log")
-
-    def node(self, name: str, *trust: str) -> contextlib.AbstractContextManager[int]:
-        (port,) = free_ports(1)
-        command = [
-            str(BIN / "flower-supernode"),
-            *trust,
-            f"--superlink=127.0.0.1:{self.fleet}",
-            f"--clientappio-api-address=127.0.0.1:{port}",
-            f'--node-config=name="{name}" partition-id=0 num-partitions=1',
-        ]
-        return process(command, self.env, self.home, self.log(name))
-
-    def log(self, name: str) -> Path:
-        return self.home / f"{name}.log"
-
-    def has_said(self, name: str, words: str) -> bool:
-        return words in self.log(name).read_text()
-
-
-def trust(credentials: Credentials, node: str) -> list[str]:
-    """Return a node's options: whom it trusts, and its own key."""
-    folder = credentials.folder / f"node-{node}"
-    return [
-        f"--root-certificates={folder / 'ca.crt'}",
-        f"--auth-supernode-private-key={folder / 'node.key'}",
-    ]
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     home = tmp_path_factory.mktemp("tls")
     with pytest.MonkeyPatch.context() as patch:
-        made = Deployment(home)
+        made = Deployment(home, environment(home), ["known", "unknown"])
         for key, value in made.env.items():
             patch.setenv(key, value)
         with made.started(), made.superlink:
             wait_until(lambda: answers(made.superlink), 120, "an answer of the SuperLink")
             yield made
-
-
-def answers(superlink: SuperLink) -> bool:
-    try:
-        return superlink.online() == 0
-    except SuperLinkError:
-        return False
 
 
 def test_a_registered_node_trains_and_nobody_else_gets_in(deployment: Deployment) -> None:
