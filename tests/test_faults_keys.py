@@ -13,7 +13,7 @@ from tests.deployment import Deployment, answers, trust
 from tests.faulty import NODE, answered, lost, rows, running, told, wait_for_end, wait_for_round
 from tests.processes import ROOT, Fleet, environment, wait_until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 NAMES = ["kitchen", "garage", "attic"]
 KILLED = "garage"
 
