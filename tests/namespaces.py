@@ -108,7 +108,8 @@ def machines(count: int) -> Iterator[Machines]:
     for pid in _left_by():
         _remove(f"{_OURS}{pid}")
     pid = os.getpid()
-    made = Machines(f"{_OURS}{pid}", f"10.{64 + pid // 256 % 64}.{pid % 256}")
+    # Above 10.128: containers' networks are often below.
+    made = Machines(f"{_OURS}{pid}", f"10.{128 + pid // 256 % 128}.{pid % 256}")
     try:
         made._make(count)
         yield made
