@@ -138,7 +138,7 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         state = strategy.train(grid, prepared.state, first=first)
         _finish(run, strategy, state, data)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # `flwr stop` raises the latter
         run.info["status"] = "interrupted" if stopped else "failed"
         run.save_info()
         ended = "" if stopped else f"{type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 _SHORTEST, _LONGEST, _SHARE = 0.002, 0.25, 0.1
+_TELL = 60.0  # seconds between two words about who is waited for
 Task = TypeVar("Task")
 
 
@@ -50,6 +51,7 @@ def exchange(
     enough: Callable[[], bool] = lambda: False,
     late: Late[Task] | None = None,
     tasks: Sequence[Task] = (),
+    tell: Callable[[list[int], float], None] | None = None,
 ) -> Iterator[tuple[int, Message | None]]:
     """Push messages and yield (position in ``messages``, reply), in order of arrival.
 
@@ -70,10 +72,13 @@ def exchange(
         exchanges that come during this one.
     tasks
         What ``late`` keeps of each message.
+    tell
+        Called every minute with the positions that are waited for, and for how many seconds.
     """
     if not messages:
         return
-    deadline = time.monotonic() + timeout
+    began = told = time.monotonic()
+    deadline = began + timeout
     pushed = list(grid.push_messages(messages))
     # Flower gives no id for a message that it could not push.
     waiting = {identifier: index for index, identifier in enumerate(pushed) if identifier}
@@ -90,6 +95,9 @@ def exchange(
             elif late is not None and answered in late.waiting:
                 late.arrived.append((late.waiting.pop(answered), reply))
         now = time.monotonic()
+        if tell is not None and waiting and now - told >= _TELL:
+            told = now
+            tell(sorted(waiting.values()), now - began)
         if arrived:
             quiet_since = now
         elif waiting:

@@ -26,7 +26,7 @@ from server.exchange import Late, exchange
 from server.exposition import Exposition
 from server.folding import Folded, Folding, placed
 from server.plan import RoundPlan, train_messages
-from server.progress import Progress
+from server.progress import Progress, duration
 from server.replies import Reply
 from server.roster import Roster
 from server.run_folder import Checkpoint, RunFolder
@@ -39,6 +39,7 @@ from supernet.wire import source_fingerprint
 Row = dict[str, Any]
 _FAILED_ROUNDS = 3
 _ENDS = 2  # the smallest and the largest
+_SAID = 5  # names in one sentence
 
 
 class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
@@ -227,6 +228,7 @@ class SupernetStrategy(Strategy):
             enough=closing.enough,
             late=self.late,
             tasks=[LateTask(plan, index) for index in range(len(messages))],
+            tell=lambda indices, seconds: self._say_who_is_waited_for(plan, indices, seconds),
         )
         row, rungs = self._fold(plan, replies, closing)
         row["seconds"] = time.monotonic() - started
@@ -351,6 +353,19 @@ class SupernetStrategy(Strategy):
             round=number,
             client=favoured[0],
             macs=macs,
+        )
+
+    def _say_who_is_waited_for(
+        self, plan: RoundPlan, indices: Sequence[int], seconds: float
+    ) -> None:
+        clients = [list(plan.assignment)[index] for index in indices]
+        named = ", ".join(clients[:_SAID]) + (" …" if len(clients) > _SAID else "")
+        self.progress.note(
+            f"round {plan.round}: waiting for {len(clients)} replies ({named}) since "
+            f"{duration(seconds)}, at most {duration(self.settings.round_timeout)}",
+            "waiting",
+            round=plan.round,
+            clients=clients,
         )
 
     def _due(self, number: int) -> bool:

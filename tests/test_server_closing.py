@@ -176,6 +176,14 @@ def test_a_node_that_never_answers_is_asked_again_after_a_while(
     assert all(missing(rows[r - 1]) == {"1": "no reply within 400 s"} for r in asked)
 
 
+def test_a_long_wait_says_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.exchange, "time", Ticking())
+    said = Quiet()
+    values: dict[str, Scalar] = {"rounds": 1, "round-timeout": 400.0}
+    train(values, grid_class=slow(c1=100), clients=3, progress=said)
+    assert ("round 1: waiting for 1 replies (1) since", "at most 6 min 40 s") in said
+
+
 def failing(name: str, *rounds: int) -> App:
     """Return a client that fails in some rounds."""
 

@@ -49,3 +49,16 @@ def test_no_wait_gets_longer_by_more_than_a_tenth(due: list[float]) -> None:
         quiet = began - max(each for each in arrivals if each <= began)
         assert seconds == pytest.approx(min(max(quiet / 10, 0.002), 0.25))
     assert len(clocked.sleeps) <= 1100  # 50 s by sleeps of 0.25 s, and the short ones before
+
+
+def test_who_is_waited_for_is_told_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Clocked([10.0, 150.0, 500.0])
+    monkeypatch.setattr(server.exchange, "time", clocked)
+    messages = [Message(RecordDict(), 1, MessageType.TRAIN) for _ in clocked.due]
+    told: list[tuple[list[int], float]] = []
+    outcome = dict(
+        server.exchange.exchange(clocked, messages, 200, tell=lambda *said: told.append(said))
+    )
+    assert [index for index, reply in outcome.items() if reply is None] == [2]
+    assert [who for who, _ in told] == [[1, 2], [1, 2], [2]]
+    assert [seconds for _, seconds in told] == pytest.approx([60, 120, 180], abs=2)
