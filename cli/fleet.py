@@ -36,6 +36,10 @@ def run(
     from deploy.keeping import keep_going
     from deploy.superlink import SuperLink
 
+    if not run_dir.is_absolute() and not str(run_dir).startswith("~"):
+        raise ValueError(
+            f"run-dir = {str(run_dir)!r}: must be absolute, since the SuperLink's machine writes it"
+        )
     with SuperLink(superlink, root_certificates) as link:
         keep_going(
             link,

@@ -44,7 +44,8 @@ def keep_going(
     Raises
     ------
     SuperLinkError
-        Where the run was stopped by somebody, no start ends well, or the SuperLink stays away.
+        Where the run was stopped by somebody, no start ends well, the SuperLink stays away, or
+        answers and refuses the first start: a wrong setting or app is not tried again.
     """
     for number in range(1, attempts + 1):
         run, ended = "", ""
@@ -54,15 +55,27 @@ def keep_going(
             ended = link.follow(run)
         except SuperLinkError as error:
             ended = str(error)
+            if number == 1 and not run and _answers(link):
+                raise
         if ended == COMPLETED:
             return
         if ended == STOPPED:
             raise SuperLinkError(f"run {run} was stopped")
         note(f"start {number} has ended: {ended}")
         if number < attempts:
-            _wait(link, patience)
+            if not _answers(link):
+                note(f"waiting for the SuperLink, at most {patience:g} s")
+                _wait(link, patience)
             _wait_for_end(link, run)
     raise SuperLinkError(f"the run has not ended well in {attempts} starts")
+
+
+def _answers(link: SuperLink) -> bool:
+    try:
+        link.online()
+    except SuperLinkError:
+        return False
+    return True
 
 
 def _wait(link: SuperLink, patience: float) -> None:

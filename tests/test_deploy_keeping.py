@@ -20,6 +20,8 @@ GONE = SuperLinkError("flwr list on here: no answer")
 class Link:
     """A SuperLink by script: how each start ends, and how often it does not answer between."""
 
+    refuses = False
+
     def __init__(self, ends: list[Any], away: int = 0, lease: int = 0) -> None:
         self.ends, self.away, self.lease = list(ends), away, lease
         self.calls: list[str] = []
@@ -27,6 +29,8 @@ class Link:
 
     def submit(self, app: Path, settings: dict[str, Any], run_config: str) -> str:
         self.calls.append("submit")
+        if self.refuses:
+            raise SuperLinkError("flwr run on here: Key 'client-per-round' is not present")
         self.settings.append((settings, run_config))
         return str(len(self.settings))
 
@@ -94,6 +98,7 @@ def test_a_failed_run_is_started_again_once_flower_calls_it_ended(
         "submit",
     ]
     assert "start 1 has ended: flwr list on here: no answer" in said
+    assert said.count("waiting for the SuperLink, at most 10 s") == 1
     assert "start 2 has ended: finished:failed" in said
 
 
@@ -104,6 +109,21 @@ def test_what_ends_it_for_good(go: Callable[..., list[str]]) -> None:
         go(Link(["finished:failed"] * 2), attempts=2)
     with pytest.raises(SuperLinkError, match="no answer"):
         go(Link(["finished:failed"], away=99))
+
+
+def test_a_superlink_that_answers_and_refuses_is_not_asked_again(
+    go: Callable[..., list[str]],
+) -> None:
+    link = Link([])
+    link.refuses = True
+    with pytest.raises(SuperLinkError, match="client-per-round"):
+        go(link)
+    assert link.calls == ["submit", "online"]
+    away = Link([], away=99)
+    away.refuses = True
+    with pytest.raises(SuperLinkError, match="no answer"):
+        go(away)
+    assert away.calls.count("submit") == 1 and away.calls.count("online") > 5
 
 
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path) -> None:
