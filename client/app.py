@@ -5,17 +5,21 @@ flat array and go back trained, with what was measured on the way. ``evaluate``:
 one that came in are scored on the node's validation images.
 """
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.handover import FOLDER_VARIABLE
 from client.node import device_class, flag, node_data, node_name, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
-from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, SUBNET
+from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, STILL_THERE, SUBNET
 
 app = ClientApp()
 
@@ -24,6 +28,8 @@ app = ClientApp()
 def query(message: Message, context: Context) -> Message:
     """Answer who this node is and what it can hold, from its node config."""
     node, order = context.node_config, _order(message)
+    if order.get(STILL_THERE):
+        return Message(RecordDict({CONFIG: ConfigRecord({"protocol": PROTOCOL})}), reply_to=message)
     classes = tuple(filter(None, str(order["device-classes"]).split(",")))
     settings = parse(DataSettings, order, ignore_unknown=True)
     answer: dict[str, Any] = {
@@ -32,6 +38,7 @@ def query(message: Message, context: Context) -> Message:
         "examples": 0,
         "validation-examples": 0,
         "device-class": device_class(node, classes),
+        "in-turn": _in_turn(),
     }
     try:
         data = node_data(node, settings, int(order["seed"]))
@@ -46,6 +53,11 @@ def query(message: Message, context: Context) -> Message:
         if key in node:
             answer[key] = whole(node, key)
     return Message(RecordDict({CONFIG: ConfigRecord(answer)}), reply_to=message)
+
+
+def _in_turn() -> bool:
+    """Say whether this is a SuperNode's client: it gets one message after the other, in order."""
+    return FOLDER_VARIABLE in os.environ or Path(sys.argv[0]).name == "flwr-clientapp"
 
 
 @app.train()  # type: ignore[untyped-decorator, unused-ignore]

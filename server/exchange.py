@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
+
+from server.watch import Watch
 
 _SHORTEST, _LONGEST, _SHARE = 0.002, 0.25, 0.1
 _TELL = 60.0  # seconds between two words about who is waited for
+_REPLY_UNAVAILABLE = 4  # Flower's code
+LOST_TWICE = "the node has lost this message twice: killed at work on it, or unable to fetch it"
 Task = TypeVar("Task")
 
 
@@ -52,6 +56,7 @@ def exchange(
     late: Late[Task] | None = None,
     tasks: Sequence[Task] = (),
     tell: Callable[[list[int], float], None] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[int, Message | None]]:
     """Push messages and yield (position in ``messages``, reply), in order of arrival.
 
@@ -74,6 +79,9 @@ def exchange(
         What ``late`` keeps of each message.
     tell
         Called every minute with the positions that are waited for, and for how many seconds.
+    watch
+        Finds messages that are lost. Each is sent again once; lost again, it has an error for its
+        reply.
     """
     if not messages:
         return
@@ -85,15 +93,28 @@ def exchange(
     for index in sorted(set(range(len(messages))) - set(waiting.values())):
         yield index, None
     quiet_since = time.monotonic()
+    sent_again: set[int] = set()
     while waiting and time.monotonic() < deadline and not enough():
         overdue = [] if late is None else list(late.waiting)
-        arrived = list(grid.pull_messages([*waiting, *overdue]))
+        questions = [] if watch is None else watch.questions
+        arrived = list(grid.pull_messages([*waiting, *overdue, *questions]))
         for reply in arrived:
             answered = reply.metadata.reply_to_message_id
             if answered in waiting:
                 yield waiting.pop(answered), reply
             elif late is not None and answered in late.waiting:
                 late.arrived.append((late.waiting.pop(answered), reply))
+            elif watch is not None:
+                watch.take(reply)
+        for index in [] if watch is None else watch.lost(waiting.values()):
+            waiting = {key: position for key, position in waiting.items() if position != index}
+            anew = [] if index in sent_again else list(grid.push_messages([_anew(messages[index])]))
+            if any(anew):
+                waiting[anew[0]] = index
+                sent_again.add(index)
+            else:
+                error = Error(_REPLY_UNAVAILABLE, LOST_TWICE)
+                yield index, Message(error, reply_to=messages[index])
         now = time.monotonic()
         if tell is not None and waiting and now - told >= _TELL:
             told = now
@@ -107,3 +128,13 @@ def exchange(
         if late is not None:
             late.waiting[identifier] = tasks[index]
         yield index, None
+
+
+def _anew(message: Message) -> Message:
+    """Return the same message, made now."""
+    return Message(
+        message.content,
+        dst_node_id=message.metadata.dst_node_id,
+        message_type=message.metadata.message_type,
+        group_id=message.metadata.group_id,
+    )

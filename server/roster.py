@@ -54,6 +54,8 @@ class Roster:
     ----------
     parts
         Nodes that there are in all, as far as those that hold parts of one data set have said.
+    in_turn
+        Nodes that answer their messages in the order in which they were sent.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Roster:
         self._resting: dict[str, int] = {}  # name to the last round that it is left out of
         self._refused: dict[str, list[str]] = {}
         self.parts = 0
+        self.in_turn: set[int] = set()
 
     def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
         """Ask new nodes who they are and return the usable ones by name, in the names' order."""
@@ -250,6 +253,8 @@ class Roster:
             self._refuse(str(node), f"it did not say who it is (no {wrong[0]})")
             return None
         self.parts = max(self.parts, answer.get("num-partitions", 0))
+        if answer.get("in-turn") is True:
+            self.in_turn.add(node)
         if answer.get("problem"):
             self._refuse(repr(answer["name"]), str(answer["problem"]))
             return None

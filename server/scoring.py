@@ -24,6 +24,7 @@ from server.replies import BadReply, Scored, check_scores
 from server.roster import Roster
 from server.run_folder import RunFolder, RunFolderError
 from server.settings import Settings, check_settings
+from server.watch import Watch
 from supernet import Architecture, SearchSpace, State, extract
 from supernet.config import Scalar, flatten
 from supernet.digest import digest
@@ -83,10 +84,11 @@ def score_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Progress)
             f"{str(path)!r} exists already: remove it to let the nodes score again"
         )
     archs = design(space, settings.score_subnets, settings.seed)
-    clients = _meet(settings, space, grid, progress)
+    roster = _roster(settings, space, progress)
+    clients = _meet(roster, settings, grid, progress)
     progress.note(f"{len(clients)} nodes score {len(archs)} subnets of {run.path}")
     errands = [e for node, client in clients for e in plan_errands(space, archs, node, client)]
-    found = _send(errands, state, space, settings, grid, progress)
+    found = _send(errands, state, space, settings, grid, progress, roster.in_turn)
     if not found:
         raise RunFolderError("no node scored anything: the reasons stand above")
     book = ScoreBook(path, weights=weights, data=NODES)
@@ -138,11 +140,8 @@ def plan_errands(
     return errands
 
 
-def _meet(
-    settings: Settings, space: SearchSpace, grid: Grid, progress: Progress
-) -> list[tuple[int, Client]]:
-    """Wait for the nodes: as many as a round needs, and all that hold parts of one data set."""
-    roster = Roster(
+def _roster(settings: Settings, space: SearchSpace, progress: Progress) -> Roster:
+    return Roster(
         space,
         Random(space, settings.seed),  # whoever can hold the smallest, whatever the run trained
         device_shares=settings.device_shares,
@@ -150,6 +149,12 @@ def _meet(
         note=progress.note,
         timeout=settings.node_timeout,
     )
+
+
+def _meet(
+    roster: Roster, settings: Settings, grid: Grid, progress: Progress
+) -> list[tuple[int, Client]]:
+    """Wait for the nodes: as many as a round needs, and all that hold parts of one data set."""
     least = settings.min_nodes or settings.clients_per_round
     deadline = time.monotonic() + settings.node_timeout
     usable = roster.wait_for(grid, least, settings.node_timeout, wanted=f"min-nodes = {least}")
@@ -168,6 +173,7 @@ def _send(
     settings: Settings,
     grid: Grid,
     progress: Progress,
+    in_turn: set[int],
 ) -> dict[Architecture, list[Score]]:
     """Send one message a node at a time, so that few weights wait, and collect the scores."""
     found: dict[Architecture, list[Score]] = {}
@@ -181,7 +187,8 @@ def _send(
             flat = pack(extract(state, space.boxes(outer)), settings.wire_dtype)
             weights[outer] = ArrayRecord({SUBNET: Array(flat)})
         messages = [_message(errand, weights[errand.outer], settings) for errand in wave]
-        for index, reply in exchange(grid, messages, settings.round_timeout):
+        watch = Watch(grid, [e.node if e.node in in_turn else None for e in wave])
+        for index, reply in exchange(grid, messages, settings.round_timeout, watch=watch):
             errand = wave[index]
             try:
                 if reply is None:

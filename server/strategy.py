@@ -31,6 +31,7 @@ from server.replies import Reply
 from server.roster import Roster
 from server.run_folder import Checkpoint, RunFolder
 from server.settings import Settings
+from server.watch import Watch
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
 from supernet.files import write_whole
@@ -229,6 +230,7 @@ class SupernetStrategy(Strategy):
             late=self.late,
             tasks=[LateTask(plan, index) for index in range(len(messages))],
             tell=lambda indices, seconds: self._say_who_is_waited_for(plan, indices, seconds),
+            watch=self._watch(plan, grid),
         )
         row, rungs = self._fold(plan, replies, closing)
         row["seconds"] = time.monotonic() - started
@@ -367,6 +369,21 @@ class SupernetStrategy(Strategy):
             round=plan.round,
             clients=clients,
         )
+
+    def _watch(self, plan: RoundPlan, grid: Grid) -> Watch:
+        names, in_turn = list(plan.assignment), self.roster.in_turn
+
+        def tell(index: int) -> None:
+            self.progress.note(
+                f"round {plan.round}: client {names[index]} is there and has lost its message "
+                "(killed at work and started again?)",
+                "message-lost",
+                round=plan.round,
+                client=names[index],
+            )
+
+        nodes = [plan.nodes[name] if plan.nodes[name] in in_turn else None for name in names]
+        return Watch(grid, nodes, tell=tell)
 
     def _due(self, number: int) -> bool:
         every = self.settings.evaluate_every

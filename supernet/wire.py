@@ -25,6 +25,7 @@ from supernet.space import SearchSpace
 PROTOCOL = 2
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 SUBNET = "subnet"
+STILL_THERE = "still-there"  # a query that asks for nothing but an answer
 ROOMS = ("supernet", "data", "nas", "client", "server")
 
 # Only float32 travels as numbers. What has 16 bits is opaque to numpy, so that nothing can compute

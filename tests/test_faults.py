@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from tests.processes import (
     train_command,
     wait_until,
 )
+
+FORGOTTEN = 3  # the message that tests/forgetful.py loses
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -127,6 +130,23 @@ def test_a_node_is_killed_and_started_again(home: Path, env: dict[str, str]) -> 
             wait_until(lambda: answered(rows(home)[before + 1 :], "2"), 120, "the node's return")
             told("a node killed and started again", since, "its replies meanwhile")
             wait_for_end(home, started)
+
+
+def test_a_node_is_there_and_has_lost_its_message(home: Path, env: dict[str, str]) -> None:
+    """As one that was killed and has its key back before the SuperLink has missed it."""
+    forgetful = [sys.executable, "-m", "tests.forgetful"]
+    with (
+        fleet(home, env, NODES, forgetful) as machines,
+        running(home, env, machines, {}) as started,
+    ):
+        wait_for_round(home, FORGOTTEN - 1)
+        since = time.monotonic()
+        wait_for_round(home, FORGOTTEN)
+        told("a node that is there and has lost its message", since, "nothing: it is sent again")
+        done = wait_for_end(home, started)
+    assert not lost(done)
+    assert "client 1 is there and has lost its message" in (home / "run.log").read_text()
+    assert same_supernet(unbroken(home, env), home / "run")
 
 
 def test_the_superlink_is_killed_and_started_again_with_its_database(
