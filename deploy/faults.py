@@ -71,6 +71,12 @@ FAULTS = (
         "nothing: the node is asked anew who it is",
     ),
     Fault(
+        r"error 4\b",
+        "the node is there and has lost its message twice: it was killed at work on it, or could "
+        "not fetch it",
+        f"{_BUDGET}, and look at the node's log",
+    ),
+    Fault(
         r"error 2\b",
         "the client raised an exception, which the reason names",
         "mend what the reason names in that node's data or node config, then start it again",

@@ -1,15 +1,17 @@
 """A run on a SuperLink that is started again, from its last round, until it has ended well."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deploy.superlink import COMPLETED, SuperLink, SuperLinkError
+from deploy.superlink import COMPLETED, Ending, SuperLink, SuperLinkError
 from supernet.config import Scalar
 
 STOPPED = "finished:stopped"
 _LEASE = 60.0  # seconds after which Flower calls a run whose ServerApp has gone failed
-_PAUSE = 1.0
+_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_AT_WORK = re.compile(r"is being written by run (\d+)")  # server/run_folder.py
 
 
 def keep_going(
@@ -24,6 +26,8 @@ def keep_going(
 ) -> None:
     """Run an app until it has ended well; what is there of its run folder is gone on with.
 
+    Where an earlier start is still at work in the run folder, that one is followed.
+
     Parameters
     ----------
     link
@@ -35,7 +39,7 @@ def keep_going(
     run_config
         Further settings as ``flwr run --run-config`` takes them.
     attempts
-        How often the run is started at most.
+        How many starts in a row may end without having finished a round.
     patience
         Seconds to wait for a SuperLink that does not answer.
     note
@@ -44,30 +48,52 @@ def keep_going(
     Raises
     ------
     SuperLinkError
-        Where the run was stopped by somebody, no start ends well, the SuperLink stays away, or
-        answers and refuses the first start: a wrong setting or app is not tried again.
+        Where the run was stopped by somebody, no start ends well, the SuperLink stays away, or the
+        first start is refused: by the SuperLink's certificate, by the SuperLink, or by the app
+        before a first round. That would be so again.
     """
-    for number in range(1, attempts + 1):
-        run, ended = "", ""
+    number = in_vain = 0
+    while in_vain < attempts:
+        number += 1
+        run, ending = "", Ending("")
         try:
             run = link.submit(app, {**settings, "keep-going": True}, run_config)
-            note(f"start {number} of at most {attempts}: run {run}")
-            ended = link.follow(run)
+            note(f"start {number}: run {run}")
+            ending = link.follow(run)
+            if number == 1 and (other := _AT_WORK.search(ending.error)):
+                run = other[1]
+                note(f"run {run} is at work in this run folder already: it is followed")
+                ending = link.follow(run)
+            ended = ending.status
         except SuperLinkError as error:
             ended = str(error)
-            if number == 1 and not run and _answers(link):
-                raise
+            if number == 1 and not run:
+                _refuse(link, error)
         if ended == COMPLETED:
             return
         if ended == STOPPED:
             raise SuperLinkError(f"run {run} was stopped")
-        note(f"start {number} has ended: {ended}")
-        if number < attempts:
+        if number == 1 and ending.error and not ending.last:
+            raise SuperLinkError(ending.error)
+        note(f"start {number} has ended: {ended}" + (f": {ending.error}" * bool(ending.error)))
+        in_vain = 0 if ending.last > ending.first else in_vain + 1
+        if in_vain < attempts:
             if not _answers(link):
-                note(f"waiting for the SuperLink, at most {patience:g} s")
-                _wait(link, patience)
+                _wait(link, patience, note)
             _wait_for_end(link, run)
-    raise SuperLinkError(f"the run has not ended well in {attempts} starts")
+            time.sleep(min(_PAUSE * 2**in_vain, _LONGEST_PAUSE))
+    raise SuperLinkError(
+        f"the run has not ended well: {attempts} starts in a row have finished no round"
+    )
+
+
+def _refuse(link: SuperLink, error: SuperLinkError) -> None:
+    """Raise where a first start was refused by what waiting does not mend."""
+    if _answers(link):
+        raise error
+    fault = link.fault()
+    if fault is not None and fault.name == "TLS":
+        raise SuperLinkError(f"{link.address}: {fault.found}: {fault.remedy}") from error
 
 
 def _answers(link: SuperLink) -> bool:
@@ -78,8 +104,11 @@ def _answers(link: SuperLink) -> bool:
     return True
 
 
-def _wait(link: SuperLink, patience: float) -> None:
+def _wait(link: SuperLink, patience: float, note: Callable[[str], None]) -> None:
     """Wait until the SuperLink answers."""
+    fault = link.fault()
+    why = "" if fault is None else f" ({fault.found}: {fault.remedy})"
+    note(f"waiting for the SuperLink at {link.address}, at most {patience:g} s{why}")
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -51,13 +51,14 @@ def train(superlink: SuperLink, settings: dict[str, Scalar], folder: Path) -> No
     """
     run = superlink.submit(APP, {**settings, "run-dir": str(folder)})
     say("submitted", run=run, folder=str(folder), settings=settings)
-    status = superlink.follow(run)
-    if status != COMPLETED:
-        raise RunFailedError(f"run {run} has ended as {status}")
+    ending = superlink.follow(run)
+    if ending.status != COMPLETED:
+        said = f": {ending.error}" if ending.error else ""
+        raise RunFailedError(f"run {run} has ended as {ending.status}{said}")
     written = RunFolder.open(folder).info["status"]
     if written != "finished":
         raise RunFailedError(f"run {run} has left {str(folder)!r} as {written}")
-    say("trained", run=run, status=status)
+    say("trained", run=run, status=ending.status)
 
 
 def verb(*arguments: str) -> None:

@@ -6,25 +6,67 @@ of a ``with`` block, so that an address is enough and the user's file stays as i
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.finding import FAULT, Finding
+from deploy.superlink_checks import CONTROL, Address
+from deploy.superlink_checks import superlink as look_at
 from supernet.config import Scalar
 
 _NAME = "superfednas"
 _IN_USE = "already in use"
 _FINISHED = "finished:"
 COMPLETED = "finished:completed"
+# What the app says of itself, a line each (server/app.py, server/progress.py)
+_ERROR = re.compile(r"error: (.+)")
+_ROUND = re.compile(r"round +(\d+)/\d+ ·")
+_RESUMED = re.compile(r"resuming .* after round (\d+),")
 
 
 class SuperLinkError(RuntimeError):
     """A SuperLink that cannot be reached or says no; the message says why."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run has ended.
+
+    Parameters
+    ----------
+    status
+        ``finished:completed``, ``finished:failed`` or ``finished:stopped``.
+    error
+        What the app itself has said is wrong; empty where it was killed, or nothing is.
+    first, last
+        The last finished round when it began, and when it ended; 0 before the first.
+    """
+
+    status: str
+    error: str = ""
+    first: int = 0
+    last: int = 0
+
+    @classmethod
+    def read(cls, lines: Iterable[str]) -> "Ending":
+        """Read what a run's log says, but for the status."""
+        error, first, last = "", 0, 0
+        for line in lines:
+            if found := _RESUMED.match(line):
+                first = last = int(found[1])
+            elif found := _ROUND.match(line):
+                last = int(found[1])
+            elif found := _ERROR.match(line):
+                error = found[1]
+        return cls("", error, first, last)
 
 
 class SuperLink:
@@ -59,6 +101,11 @@ class SuperLink:
     def __exit__(self, *_: object) -> None:
         """Remove what was written."""
         self._home.cleanup()
+
+    def fault(self) -> Finding | None:
+        """Return why it cannot be spoken to, as far as it shows from here."""
+        address = Address.parse(CONTROL, self.address, self.root_certificates)
+        return next((f for f in look_at(address) if f.state == FAULT), None)
 
     def online(self) -> int:
         """Return the number of nodes that are connected.
@@ -136,25 +183,26 @@ class SuperLink:
         answer = self._ask("run", str(app.resolve()), _NAME, "--run-config", config)
         return str(answer["run-id"])
 
-    def follow(self, run: str) -> str:
+    def follow(self, run: str) -> Ending:
         """Show a run's log until the run has ended.
 
         Returns
         -------
-        str
-            How it ended: ``finished:completed``, ``finished:failed`` or ``finished:stopped``. The
-            exit status of ``flwr run --stream`` and ``flwr log`` says nothing about it.
+        Ending
+            How it ended. The exit status of ``flwr run --stream`` and ``flwr log`` says nothing
+            about it.
 
         Raises
         ------
         SuperLinkError
             Where the SuperLink does not answer any more.
         """
+        lines: list[str] = []
         while not (status := self.status(run)).startswith(_FINISHED):
             # It ends with the run, or where the connection breaks: then it is taken up again.
-            self._call(["log", run, _NAME, "--stream"], capture=False)
+            lines += self._show("log", run, _NAME, "--stream")
             time.sleep(1)
-        return status
+        return replace(Ending.read(lines), status=status)
 
     def ended(self, run: str) -> bool:
         """Say whether a run has ended, well or not; raises as :meth:`status`."""
@@ -172,7 +220,13 @@ class SuperLink:
 
     def _ask(self, *arguments: str) -> dict[str, Any]:
         """Return the JSON answer of a ``flwr`` command, whose exit status is 0 in any case."""
-        done = self._call([*arguments, "--format", "json"], capture=True)
+        done = subprocess.run(
+            self._command(*arguments, "--format", "json"),
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         start = done.stdout.find("{")
         try:
             answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
@@ -184,12 +238,28 @@ class SuperLink:
             raise SuperLinkError(f"flwr {arguments[0]} on {self.address}: {reason}")
         return answer
 
-    def _call(self, arguments: list[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+    def _show(self, *arguments: str) -> list[str]:
+        """Print what a ``flwr`` command says, line by line, and return the lines."""
+        lines = []
+        with subprocess.Popen(
+            self._command(*arguments), env=self._environment(), stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.rstrip("\n"))
+        return lines
+
+    def _command(self, *arguments: str) -> list[str]:
         beside = str(Path(sys.executable).parent)
         flwr = shutil.which("flwr", path=beside) or shutil.which("flwr")
         if flwr is None:
             raise SuperLinkError(f"there is no flwr command in {beside} or on the PATH")
-        environment = os.environ | {"FLWR_HOME": self._home.name, "FLWR_DISABLE_UPDATE_CHECK": "1"}
-        return subprocess.run(
-            [flwr, *arguments], env=environment, capture_output=capture, text=True, check=False
-        )
+        return [flwr, *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
+            "FLWR_HOME": self._home.name,
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "PYTHONUNBUFFERED": "1",
+        }

@@ -232,7 +232,8 @@ class _Scores:
 
         A prediction knows nothing of what is peculiar to one subnet, a measurement has the noise of
         few images: subnets within the limits are compared by the mean of the two. Where predictions
-        are refined by measuring, the optimum is measured for that.
+        are refined by measuring, the optimum is measured for that. Where it cannot be, it must be
+        ahead by more than predictions are off: it is the highest of very many of them.
         """
         if not isinstance(scorer, Regression):
             return optimum
@@ -245,7 +246,7 @@ class _Scores:
         accuracy = np.array([self.known[arch].accuracy for arch in within])
         means = (predicted + accuracy) / 2
         taken = int(means.argmax())
-        if optimum[0] not in self.known and optimum[1] >= means[taken]:
+        if optimum[0] not in self.known and optimum[1] - scorer.error >= means[taken]:
             return optimum
         if within[taken] != optimum[0]:
             self.progress.note(

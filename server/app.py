@@ -25,6 +25,8 @@ from supernet import SearchSpace, State
 from supernet.config import Scalar, SettingsError, flatten
 from supernet.wire import SpaceOptions
 
+_OF_THE_START = ("run-dir", "resume", "keep-going")
+_FROM_THE_DATA = ("num-classes", "in-channels", "image-size")
 # What a user can mend: said in one sentence, without a traceback.
 USER_ERRORS = (DataError, RosterError, RunFolderError, SettingsError, TrainingStalled, ValueError)
 
@@ -38,7 +40,8 @@ def main(grid: Grid, context: Context) -> None:
         if context.run_config.get("score-run"):
             score_by_nodes(context.run_config, grid, Progress())
         else:
-            run_training(prepare(context.run_config), grid, Progress())
+            writer = f"run {context.run_id}"
+            run_training(prepare(context.run_config), grid, Progress(), writer)
     except USER_ERRORS as error:
         print(f"error: {error}", flush=True)
         raise SystemExit(1) from error
@@ -46,12 +49,16 @@ def main(grid: Grid, context: Context) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to start: everything is checked, nothing is written yet."""
+    """A run that is ready to start: everything is checked, nothing is written yet.
+
+    ``changed`` names the settings that were given and differ from those of the run to go on with.
+    """
 
     settings: Settings
     data: Dataset | None
     state: State
     resumed: tuple[RunFolder, Checkpoint] | None
+    changed: str = ""
 
 
 def prepare(values: Mapping[str, Scalar]) -> Prepared:
@@ -74,7 +81,7 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
             f"score-run = {settings.score_run!r}: scoring is no training; use "
             "superfednas.score_nodes, `superfednas score` or `flwr run`"
         )
-    run = None
+    run, changed = None, ""
     if settings.resume:
         run = RunFolder.open(settings.resume)
         if run.info["status"] == "finished":
@@ -82,6 +89,7 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
         settings = check_settings(run.settings)
     elif settings.keep_going and (Path(settings.run_dir).expanduser() / "run.json").exists():
         run = RunFolder.open(settings.run_dir)
+        changed = _changed(flatten(settings), run.settings)
         settings = check_settings(run.settings)
     data = None if settings.data.dataset == "none" else load_dataset(settings.data)
     settings = dataclasses.replace(settings, space=_fill(settings, data))
@@ -90,7 +98,7 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
     if run is not None:
         point = run.latest()
         _check_state(point.state, space, str(run.path))
-        return Prepared(settings, data, point.state, (run, point))
+        return Prepared(settings, data, point.state, (run, point), changed)
     if settings.from_run:
         state, _ = RunFolder.open(settings.from_run).weights()
         _check_state(state, space, settings.from_run)
@@ -99,17 +107,32 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
     return Prepared(settings, data, state, None)
 
 
-def run_training(prepared: Prepared, grid: Grid, progress: Progress) -> RunFolder:
+def _changed(given: Mapping[str, Scalar], own: Mapping[str, Scalar]) -> str:
+    """Name the settings that are given and are not a run's own."""
+    differing = [
+        f"{key} = {own[key]!r} (given: {value!r})"
+        for key, value in given.items()
+        if key in own
+        and value != own[key]
+        and key not in _OF_THE_START
+        # Nought is what the data say, and the run has noted what they said.
+        and not (key in _FROM_THE_DATA and not value)
+    ]
+    return ", ".join(differing)
+
+
+def run_training(prepared: Prepared, grid: Grid, progress: Progress, writer: str = "") -> RunFolder:
     """Train, evaluate the ladder on the test split once, and write the run folder.
 
-    The run folder's path is the last line printed.
+    The run folder's path is the last line printed. ``writer`` is what others are told who want to
+    write into it meanwhile; by default this process.
     """
     settings = prepared.settings
     if prepared.resumed is None:
         run = RunFolder.create(settings.run_dir, flatten(settings), settings.space.space)
     else:
         run = prepared.resumed[0]
-    with run.written():
+    with run.written(writer):
         _train(prepared, run, grid, progress)
     return run
 
@@ -127,7 +150,8 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         for problem in run.damaged:
             progress.note(f"{problem}: the checkpoint before it is taken", "damaged-checkpoint")
         progress.note(
-            f"resuming {run.path} after round {point.round}, with the run's own settings",
+            f"resuming {run.path} after round {point.round}, with the run's own settings"
+            + (f": {prepared.changed}" if prepared.changed else ""),
             "resumed",
             round=point.round,
         )
@@ -182,7 +206,7 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
 def _fill(settings: Settings, data: Dataset | None) -> SpaceOptions:
     """Take classes, channels and size from the server's data where they are not given."""
     options = settings.space
-    wanted = ("num_classes", "in_channels", "image_size")
+    wanted = [key.replace("-", "_") for key in _FROM_THE_DATA]
     if data is None:
         missing = [key.replace("_", "-") for key in wanted if not getattr(options, key)]
         if missing:

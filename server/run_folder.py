@@ -156,8 +156,13 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(self.info, indent=1))
 
     @contextlib.contextmanager
-    def written(self) -> Iterator[None]:
+    def written(self, by: str = "") -> Iterator[None]:
         """Keep other processes from writing into the folder for the length of a block.
+
+        Parameters
+        ----------
+        by
+            Who writes, for whoever is kept from it; by default this process.
 
         Raises
         ------
@@ -166,11 +171,13 @@ class RunFolder:
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                self.info["writer"] = by or f"process {os.getpid()} on {platform.node()}"
+                self.save_info()
                 yield
         except Timeout:
+            writer = RunFolder.open(self.path).info.get("writer", "another process")
             raise RunFolderError(
-                f"{str(self.path)!r} is being written by another process: wait for its end, or "
-                "end it"
+                f"{str(self.path)!r} is being written by {writer}: wait for its end, or end it"
             ) from None
 
     # Metrics

@@ -1,5 +1,6 @@
 """A run is started again until it has ended well, and never while another may still write."""
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,23 +10,31 @@ from typing import Any
 import pytest
 
 from deploy import keeping
+from deploy.finding import FAULT, Finding
 from deploy.keeping import keep_going
-from deploy.superlink import SuperLinkError
+from deploy.superlink import Ending, SuperLinkError
 from server.run_folder import RunFolder, RunFolderError
 from tests.processes import ROOT, environment, wait_until
 
 GONE = SuperLinkError("flwr list on here: no answer")
+WRITING = "'/runs/a' is being written by run 77: wait for its end, or end it"
 
 
 class Link:
     """A SuperLink by script: how each start ends, and how often it does not answer between."""
 
+    address = "lab:9093"
     refuses = False
 
     def __init__(self, ends: list[Any], away: int = 0, lease: int = 0) -> None:
         self.ends, self.away, self.lease = list(ends), away, lease
         self.calls: list[str] = []
         self.settings: list[tuple[dict[str, Any], str]] = []
+        self.followed: list[str] = []
+        self.wrong: Finding | None = None
+
+    def fault(self) -> Finding | None:
+        return self.wrong
 
     def submit(self, app: Path, settings: dict[str, Any], run_config: str) -> str:
         self.calls.append("submit")
@@ -34,11 +43,12 @@ class Link:
         self.settings.append((settings, run_config))
         return str(len(self.settings))
 
-    def follow(self, run: str) -> str:
+    def follow(self, run: str) -> Ending:
+        self.followed.append(run)
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
-        return str(end)
+        return end if isinstance(end, Ending) else Ending(str(end))
 
     def online(self) -> int:
         self.calls.append("online")
@@ -82,7 +92,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def test_a_run_that_ends_well_is_started_once(go: Callable[..., list[str]]) -> None:
     link = Link(["finished:completed"])
-    assert go(link) == ["start 1 of at most 3: run 1"]
+    assert go(link) == ["start 1: run 1"]
     assert link.calls == ["submit"]
     assert link.settings == [({"run-dir": "/runs/a", "keep-going": True}, "rounds=9")]
 
@@ -98,14 +108,14 @@ def test_a_failed_run_is_started_again_once_flower_calls_it_ended(
         "submit",
     ]
     assert "start 1 has ended: flwr list on here: no answer" in said
-    assert said.count("waiting for the SuperLink, at most 10 s") == 1
+    assert said.count("waiting for the SuperLink at lab:9093, at most 10 s") == 1
     assert "start 2 has ended: finished:failed" in said
 
 
 def test_what_ends_it_for_good(go: Callable[..., list[str]]) -> None:
     with pytest.raises(SuperLinkError, match="run 1 was stopped"):
         go(Link(["finished:stopped"]))
-    with pytest.raises(SuperLinkError, match="has not ended well in 2 starts"):
+    with pytest.raises(SuperLinkError, match="2 starts in a row have finished no round"):
         go(Link(["finished:failed"] * 2), attempts=2)
     with pytest.raises(SuperLinkError, match="no answer"):
         go(Link(["finished:failed"], away=99))
@@ -126,6 +136,53 @@ def test_a_superlink_that_answers_and_refuses_is_not_asked_again(
     assert away.calls.count("submit") == 1 and away.calls.count("online") > 5
 
 
+def test_what_the_app_itself_calls_wrong_is_not_tried_again(
+    go: Callable[..., list[str]],
+) -> None:
+    few = "clients-per-round = 5: 5 nodes are needed and 2 usable are there"
+    link = Link([Ending("finished:failed", few)])
+    with pytest.raises(SuperLinkError, match=few):
+        go(link)
+    assert link.calls == ["submit"]
+    # After rounds it is: the nodes may come back.
+    later = Link([Ending("finished:failed", few, 4, 4), "finished:completed"])
+    assert f"start 1 has ended: finished:failed: {few}" in go(later)
+
+
+def test_starts_that_finish_rounds_are_not_counted(go: Callable[..., list[str]]) -> None:
+    going = [Ending("finished:failed", "", n, n + 2) for n in range(20)]
+    link = Link([*going, "finished:failed", "finished:completed"])
+    assert "start 22: run 22" in go(link, attempts=2)
+
+
+def test_a_start_that_is_at_work_is_followed(go: Callable[..., list[str]]) -> None:
+    link = Link([Ending("finished:failed", WRITING), "finished:completed"])
+    assert go(link)[-1] == "run 77 is at work in this run folder already: it is followed"
+    assert link.followed == ["1", "77"]
+    # Behind a crash it is the server app that has lost its SuperLink: it is waited for.
+    orphan = Link([GONE, Ending("finished:failed", WRITING), "finished:completed"])
+    go(orphan)
+    assert orphan.followed == ["1", "2", "3"]
+
+
+def test_a_certificate_that_does_not_fit_is_said_at_once(go: Callable[..., list[str]]) -> None:
+    link = Link([], away=99)
+    link.refuses = True
+    link.wrong = Finding("TLS", FAULT, "signed by another CA", "name the right one")
+    with pytest.raises(SuperLinkError, match="lab:9093: signed by another CA: name the right one"):
+        go(link)
+    assert link.calls == ["submit", "online"]
+
+
+def test_an_ending_is_read_from_the_log() -> None:
+    said = ["writing to /runs/a", "round  9/40 · β 0.5 · loss 2.1", "error: no usable reply"]
+    assert Ending.read(said) == Ending("", "no usable reply", 0, 9)
+    resumed = "resuming /runs/a after round 7, with the run's own settings"
+    assert Ending.read([resumed]) == Ending("", "", 7, 7)
+    assert Ending.read([resumed, *said[1:]]) == Ending("", "no usable reply", 7, 9)
+    assert Ending.read(["round 8: waiting for 1 replies"]) == Ending("")
+
+
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path) -> None:
     """And the lock of one that was killed is free."""
     run = RunFolder.create(str(tmp_path / "run"), {}, "toy")
@@ -140,11 +197,14 @@ def test_a_run_folder_is_written_by_one_process(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
     )
     assert other.stdout is not None and other.stdout.readline() == b"in\n"
-    with pytest.raises(RunFolderError, match="is being written by another process"), run.written():
+    writer = f"is being written by process {other.pid} on {platform.node()}: wait"
+    with pytest.raises(RunFolderError, match=writer), run.written():
         pass
     other.kill()
     other.wait()
     wait_until(lambda: _free(run), 10, "the end of the lock")
+    with run.written("run 12"):
+        assert RunFolder.open(run.path).info["writer"] == "run 12"
 
 
 def _free(run: RunFolder) -> bool:

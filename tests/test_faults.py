@@ -186,6 +186,34 @@ def test_the_server_app_is_killed(home: Path, env: dict[str, str]) -> None:
     assert same_supernet(unbroken(home, env), home / "run")
 
 
+def test_superfednas_run_is_killed_and_started_again(home: Path, env: dict[str, str]) -> None:
+    """The run itself goes on meanwhile, and the second command follows it to its end."""
+    with fleet(home, env, NODES, NODE) as machines:
+        with running(home, env, machines, {"rounds": 30}) as first:
+            wait_for_round(home, 2)
+            first.kill()
+            first.wait()
+        since, before = time.monotonic(), len(rows(home))
+        with running(home, env, machines, {"rounds": 30, "lr": 0.7}) as second:
+            wait_for_end(home, second)
+        told("superfednas run killed and started again", since, "nothing")
+    log = (home / "run.log").read_text()
+    assert before < 30 and "is at work in this run folder already: it is followed" in log
+    assert log.count("start ") == 1
+    assert same_supernet(unbroken(home, env, rounds=30), home / "run")
+
+
+def test_too_few_nodes_are_said_once(home: Path, env: dict[str, str]) -> None:
+    with (
+        fleet(home, env, 1, NODE) as machines,
+        running(home, env, machines, {"node-timeout": 5.0}) as started,
+    ):
+        assert started.wait(timeout=PATIENCE) == 1
+    log = (home / "run.log").read_text()
+    assert log.splitlines()[-1].startswith(f"error: min-nodes = {NODES}: {NODES} nodes are needed")
+    assert log.count("start ") == 1
+
+
 def test_a_run_in_one_process_is_killed_at_20_random_moments(
     home: Path, env: dict[str, str]
 ) -> None:

@@ -380,6 +380,28 @@ def test_a_subnet_that_measured_far_better_is_taken(refine: int) -> None:
     assert plan.exact
 
 
+@pytest.mark.parametrize("blur", [0.0, 0.05])
+def test_an_optimum_that_nobody_measured_must_be_ahead_by_the_error(blur: float) -> None:
+    """The highest of very many predictions is high by luck; scores of nodes add no measurement."""
+    costs, rng = Costs(space()), np.random.default_rng(0)
+    book = ScoreBook(None, weights="", data="nodes")
+    for arch in design(space(), 40, 0):
+        accuracy = law(arch).accuracy + blur * rng.normal()
+        book.put(arch, dataclasses.replace(law(arch), accuracy=accuracy))
+    regression = Regression(space(), {arch: found.accuracy for arch, found in book.items()})
+    plan = make_plan(Request(LIMITS), costs, book=book)
+    best = max(
+        (float(regression([arch])[0]) + found.accuracy) / 2
+        for arch, found in book.items()
+        if costs.fits(arch, LIMITS)
+    )
+    assert plan.chosen.score is not None and (plan.chosen.measured is None) == (blur == 0.0)
+    if plan.chosen.measured is None:
+        assert plan.chosen.score - regression.error >= best
+    else:
+        assert (plan.chosen.score + plan.chosen.measured["accuracy"]) / 2 == pytest.approx(best)
+
+
 def test_of_two_measured_subnets_the_better_mean_is_taken() -> None:
     """Without peculiarities the optimum of the prediction stands, and nothing is said of it."""
     listener = Listener()

@@ -151,6 +151,7 @@ def test_rank_correlation_is_of_subnets_that_were_left_out(monkeypatch: pytest.M
         assert set.union(*left_out) == set(scores)
     assert len(fitted[-1][0]) == 20
     assert regression.rank_correlation < 0.5
+    assert regression.error == pytest.approx(np.sqrt(np.mean(scores**2)))  # all are predicted as 0
 
 
 def test_the_seed_is_of_the_folds_alone() -> None:

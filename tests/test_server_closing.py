@@ -360,8 +360,10 @@ def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_when_it_has_ende
     with pytest.raises(StoppedError):
         full_run(folder, values, progress=Stopping(2))
     said = Quiet()
-    run = full_run(folder, values, progress=said)
+    run = full_run(folder, values | {"lr": 0.7}, progress=said)
     assert ("resuming", "after round") in said
+    # Its own settings count, and what was given in their place is named.
+    assert ("own settings: lr = 0.1 (given: 0.7)",) in said
     assert same(run.weights()[0], whole.weights()[0])
     before = run.rows()
     again = full_run(folder, values)
