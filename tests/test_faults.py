@@ -210,7 +210,7 @@ def test_too_few_nodes_are_said_once(home: Path, env: dict[str, str]) -> None:
     ):
         assert started.wait(timeout=PATIENCE) == 1
     log = (home / "run.log").read_text()
-    assert log.splitlines()[-1].startswith(f"error: min-nodes = {NODES}: {NODES} nodes are needed")
+    assert log.splitlines()[-1].startswith(f"error: clients-per-round = {NODES}: {NODES} nodes")
     assert log.count("start ") == 1
 
 
