@@ -5,13 +5,15 @@ flat array and go back trained, with what was measured on the way. ``evaluate``:
 one that came in are scored on the node's validation images.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.node import device_class, flag, node_data, node_name, whole
+from client.node import device_class, node_data
+from client.node_config import flag, node_name, unknown_keys, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
@@ -26,6 +28,8 @@ def query(message: Message, context: Context) -> Message:
     node, order = context.node_config, _order(message)
     classes = tuple(filter(None, str(order["device-classes"]).split(",")))
     settings = parse(DataSettings, order, ignore_unknown=True)
+    for problem in unknown_keys(node):  # they may be another app's: said, not refused
+        print(f"warning: {problem}", file=sys.stderr, flush=True)
     answer: dict[str, Any] = {
         "protocol": PROTOCOL,
         "name": node_name(node),
