@@ -9,8 +9,24 @@ from cli.common import Json, app, show
 
 Folder = Annotated[Path, typer.Argument(help="The folder of credentials.")]
 
+_RUN_HELP = """Run on a SuperLink until the run has ended well, and tell so by the exit status.
 
-@app.command()
+Where the server's app or the SuperLink dies, the run is started again and
+goes on after its last round. The same command again does so too.
+
+\bsuperfednas run --superlink lab.example:9093 \\
+    --root-certificates credentials/public/ca.crt \\
+    --run-dir /srv/runs/first \\
+    --run-config "dataset='none' num-classes=10 in-channels=1 \\
+        image-size=28 rounds=20"
+
+Exit status: 0 the run has ended well; 1 it has not: a setting or the app is
+wrong, the run was stopped, or attempts or patience came to their end (the
+last line says which); 2 wrong options.
+"""
+
+
+@app.command(help=_RUN_HELP)
 def run(
     run_dir: Annotated[
         Path, typer.Option(help="The run folder, as the SuperLink's machine calls it (absolute).")
@@ -23,16 +39,20 @@ def run(
     ] = None,
     run_config: Annotated[str, typer.Option(help="Settings, as `flwr run` takes them.")] = "",
     app_dir: Annotated[Path, typer.Option("--app", help="The app's folder.")] = Path(),
-    attempts: Annotated[int, typer.Option(min=1, help="Starts at most.")] = 10,
+    attempts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How often the run is started at most, where it ends before it is done."
+        ),
+    ] = 10,
     patience: Annotated[
-        float, typer.Option(help="Seconds to wait for a SuperLink that does not answer.")
+        float,
+        typer.Option(
+            help="Seconds for which a SuperLink may give no answer; then this command gives up."
+        ),
     ] = 300.0,
 ) -> None:
-    """Run on a SuperLink until the run has ended well, and tell so by the exit status.
-
-    Where the server's app or the SuperLink dies, the run is started again and goes on after its
-    last round. The same command again does so too.
-    """
+    """Run on a SuperLink until the run has ended well."""
     from deploy.keeping import keep_going
     from deploy.superlink import SuperLink
 

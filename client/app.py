@@ -15,7 +15,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client.handover import FOLDER_VARIABLE
-from client.node import device_class, flag, node_data, node_name, whole
+from client.node import device_class, node_data
+from client.node_config import flag, node_name, unknown_keys, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
@@ -32,6 +33,8 @@ def query(message: Message, context: Context) -> Message:
         return Message(RecordDict({CONFIG: ConfigRecord({"protocol": PROTOCOL})}), reply_to=message)
     classes = tuple(filter(None, str(order["device-classes"]).split(",")))
     settings = parse(DataSettings, order, ignore_unknown=True)
+    for problem in unknown_keys(node):  # they may be another app's: said, not refused
+        print(f"warning: {problem}", file=sys.stderr, flush=True)
     answer: dict[str, Any] = {
         "protocol": PROTOCOL,
         "name": node_name(node),

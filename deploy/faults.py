@@ -160,7 +160,7 @@ FAULTS = (
         "superfednas doctor --superlink HOST:PORT --root-certificates FILE names the reason",
     ),
     Fault(
-        r"[Aa]ddress already in use|Failed to bind",
+        r"[Aa]ddress already in use|Port in server address .* already in use|Failed to bind",
         "another program has the port",
         "superfednas doctor says which; end it, or choose another port",
     ),

@@ -20,6 +20,8 @@ from typing import NoReturn
 
 from client.handover import FOLDER_VARIABLE, NODE_LOCK
 from deploy import flower_internals
+from deploy.flower_internals import RefusedError
+from deploy.joining import Entrance, check_config_of
 from server.retries import retry_pulls_soon
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +48,13 @@ def run(options: Sequence[str], longest_poll: float) -> None:
         Options of ``flower-supernode``.
     longest_poll
         Longest pause in seconds between two questions to the SuperLink.
+
+    Raises
+    ------
+    RefusedError
+        Where the node cannot start, or is not let in.
     """
+    check_config_of(options)
     if platform.system() != "Linux":
         _run_plain(options, f"{platform.system()} is not Linux")
     if _INSTALLING in options:
@@ -60,15 +68,21 @@ def run(options: Sequence[str], longest_poll: float) -> None:
     if problem := flower_internals.difference() or retry_pulls_soon():
         os.set_inheritable(lock.fileno(), True)
         _run_plain(options, problem)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(superexec_options: Sequence[str]) -> None:
+        line, environment = command("deploy.superexec", *superexec_options)
+        passed = [int(superexec_options[0])]
+        started.append(subprocess.Popen(line, env=environment, pass_fds=passed))
+
     try:
-        flower_internals.run_supernode(options, longest_poll, _start_superexec)
+        flower_internals.run_supernode(options, longest_poll, start, Entrance.of(options))
+    except RefusedError:
+        for superexec in started:  # it would look for this node for half a minute
+            superexec.terminate()
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_superexec(options: Sequence[str]) -> object:
-    line, environment = command("deploy.superexec", *options)
-    return subprocess.Popen(line, env=environment, pass_fds=[int(options[0])])
 
 
 def _run_plain(options: Sequence[str], problem: str) -> NoReturn:
@@ -85,7 +99,12 @@ def _run_plain(options: Sequence[str], problem: str) -> NoReturn:
 
 def main() -> None:
     """Run a node: the longest pause, then options of ``flower-supernode``."""
-    run(sys.argv[2:], float(sys.argv[1]))
+    try:
+        run(sys.argv[2:], float(sys.argv[1]))
+    except RefusedError as refusal:
+        print(f"superfednas node: {refusal.text}", file=sys.stderr, flush=True)
+        # Not by sys.exit: threads of gRPC sometimes keep an interpreter from its end.
+        os._exit(int(refusal.code or 1))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def superlink(address: Address, key: Path | None = None) -> list[Finding]:
         return found
     private: Any = None
     if key is not None:
-        problem, private = _load_key(key)
+        problem, private = load_key(key)
         if private is None:
             return [*found, problem]
         if problem.state != OK:
@@ -149,15 +149,28 @@ def _connect(address: Address) -> socket.socket:
     return socket.create_connection((address.host, address.port), _PATIENCE)
 
 
-def _verified(address: Address) -> Finding:
-    name, file = "TLS", address.certificates
+def load_authority(file: Path | None) -> Finding | ssl.SSLContext:
+    """Return what trusts only the CA of this file, or why there is none.
+
+    Parameters
+    ----------
+    file
+        The CA's certificate.
+    """
     try:
-        context = ssl.create_default_context(cafile=file)
+        return ssl.create_default_context(cafile=file)
     except FileNotFoundError:
-        return Finding(name, FAULT, f"{file} is not there", "copy the CA's certificate there")
+        return Finding("TLS", FAULT, f"{file} is not there", "copy the CA's certificate there")
     except (ssl.SSLError, OSError) as error:
         remedy = "name the CA's certificate in PEM, the file of the superlink's --ssl-ca-certfile"
-        return Finding(name, FAULT, f"{file} cannot be used: {error}", remedy)
+        return Finding("TLS", FAULT, f"{file} cannot be used: {error}", remedy)
+
+
+def _verified(address: Address) -> Finding:
+    name, file = "TLS", address.certificates
+    context = load_authority(file)
+    if isinstance(context, Finding):
+        return context
     context.set_alpn_protocols(["h2"])
     try:
         until = str(_handshake(address, context).get("notAfter", ""))
@@ -212,17 +225,29 @@ def _is_ip(host: str) -> bool:
 # What it says of a key, and of its nodes
 
 
-def _load_key(path: Path) -> tuple[Finding, Any]:
-    """Read a private key as flower-supernode does."""
+def load_key(path: Path) -> tuple[Finding, Any]:
+    """Read a private key as flower-supernode does.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    tuple
+        What there is to say of it, and the key; None where it cannot be used.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     make = "make one: ssh-keygen -t ecdsa -b 384 -N '' -f NODE"
+    other = f"name the file of the node's key, or {make}"
     try:
         private = load_ssh_private_key(path.expanduser().read_bytes(), None)
     except OSError as error:
-        return Finding("key", FAULT, f"{path} cannot be read: {error.strerror}", make), None
+        return Finding("key", FAULT, f"{path} cannot be read: {error.strerror}", other), None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         text = f"{path} holds no private key of ssh without a password"
         return Finding("key", FAULT, text, make), None

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from client.app import app
-from client.node import device_class, node_data, node_name
+from client.node import device_class, node_data
+from client.node_config import NodeConfigError, node_name
 from client.subnet_client import SubnetClient, choose_device
 from client.training import batch_indices, train
 from data import Augment, DataError, Dataset, DataSettings, load_dataset, normalise
 from nas.accuracy import check_fit, score, subnet_module
 from supernet import Architecture, SearchSpace, extract
-from supernet.config import Scalar, SettingsError, flatten
+from supernet.config import Scalar, flatten
 from supernet.streams import Purpose, torch_stream
 from supernet.wire import (
     PROTOCOL,
@@ -435,7 +436,7 @@ def test_choose_device() -> None:
 def test_node_name() -> None:
     assert node_name({"name": "kitchen", "partition-id": 3}) == "kitchen"
     assert node_name({"partition-id": 3}) == "3"
-    with pytest.raises(SettingsError, match=r"this node has no name: .*--node-config"):
+    with pytest.raises(NodeConfigError, match=r"this node has no name: .*--node-config"):
         node_name({"data-path": "x.npz"})
 
 
@@ -452,7 +453,7 @@ def test_node_name() -> None:
     ],
 )
 def test_nodes_without_data(node: dict[str, Scalar], sentence: str) -> None:
-    with pytest.raises(SettingsError, match=sentence):
+    with pytest.raises(NodeConfigError, match=sentence):
         node_data(node, DataSettings(), 0)
 
 
@@ -509,6 +510,15 @@ def test_a_node_tells_its_classes_only_where_it_is_allowed_to() -> None:
         assert "class-counts" not in quiet and quiet["examples"] == told["examples"]
     wrong = asked(**{"tell-classes": "yes"})
     assert wrong["problem"] == "tell-classes = 'yes' in the node config: must be true or false"
+
+
+def test_a_key_of_another_app_is_said_and_not_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    told = asked(**{"max-mac": 5})
+    assert "problem" not in told and told["examples"] > 0
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "unknown key 'max-mac' (= 5)" in sentence and "did you mean max-macs?" in sentence
+    asked()
+    assert not capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there() -> None:

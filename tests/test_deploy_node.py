@@ -18,7 +18,7 @@ import cli
 import server.retries
 from client.handover import FOLDER_VARIABLE, NODE_LOCK
 from deploy import flower_internals, node
-from deploy.flower_internals import Bell, Pause, Returning, Taking
+from deploy.flower_internals import Bell, Joining, Pause, RefusedError, Taking
 from server.retries import FIRST_PAUSE, LONGEST_PAUSE, retry_pulls_soon
 from tests.processes import ROOT, environment, wait_until
 
@@ -106,40 +106,66 @@ def test_a_bell_ends_a_sleep_and_is_then_silent(monkeypatch: pytest.MonkeyPatch)
 
 
 class RefusalError(grpc.RpcError):
-    """As the SuperLink refuses to activate a node."""
+    """As the SuperLink, or gRPC in its place, refuses a call."""
+
+    def __init__(self, text: str, code: str = "FAILED_PRECONDITION") -> None:
+        super().__init__(text)
+        self._code = grpc.StatusCode[code]
 
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.FAILED_PRECONDITION
+        return self._code
 
     def details(self) -> str:
         return str(self.args[0])
 
 
+class Words:
+    """Explains as :class:`deploy.joining.Entrance` does."""
+
+    def why(self, said: str) -> str:
+        return f"why: {said}"
+
+    def meanwhile(self) -> str:
+        return "still trying"
+
+
 ONLINE = RefusalError("SuperNode with node ID 5 could not be activated.")
 UNKNOWN = RefusalError("No SuperNode found with the given public key.")
+CLOCKS = RefusalError("Invalid timestamp", "UNAUTHENTICATED")
+DENIED = RefusalError("no", "PERMISSION_DENIED")
+AWAY = RefusalError("failed to connect to all addresses", "UNAVAILABLE")
+TLS = RefusalError("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", "UNAVAILABLE")
 
 
 @pytest.mark.parametrize(
-    ("refusals", "outcome", "said"),
+    ("refusals", "limit", "outcome", "said"),
     [
-        ([], "in", ""),
-        ([ONLINE] * 4, "in", "asked again until it has, 60 s at most"),
-        ([ONLINE] * 40, ONLINE, "another node with the same key is online"),
-        ([UNKNOWN], UNKNOWN, ""),
-        ([ONLINE, UNKNOWN], UNKNOWN, ""),
+        ([], None, "in", {}),
+        ([ONLINE] * 4, None, "in", {"asked again until it has, 60 s at most": 1}),
+        ([ONLINE] * 40, None, "another node with the same key is online", {"asked again": 1}),
+        ([UNKNOWN], None, f"why: {UNKNOWN}", {}),
+        ([ONLINE, UNKNOWN], None, f"why: {UNKNOWN}", {"asked again": 1}),
+        ([CLOCKS], None, f"why: {CLOCKS}", {}),
+        ([DENIED], None, f"why: {DENIED}", {}),
+        ([TLS], None, f"why: {TLS}", {}),
+        # What Flower tries again is tried again, however often; it is said once, not at once.
+        ([AWAY] * 3, None, "in", {"still trying": 0}),
+        ([AWAY] * 50, None, "in", {"still trying": 1}),
+        ([AWAY] * 50, 2, f"why: {AWAY}", {"still trying": 0}),
     ],
 )
-def test_a_node_waits_for_the_end_of_its_former_lease(
+def test_a_node_comes_in_waits_or_is_refused_with_a_sentence(
     refusals: list[RefusalError],
-    outcome: str | RefusalError,
-    said: str,
+    limit: int | None,
+    outcome: str,
+    said: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock, answers = Clock(), iter([*refusals, "in"])
     monkeypatch.setattr(flower_internals, "time", clock)
     make = importlib.import_module(SUPERNODE)._make_fleet_connection_retry_invoker
-    retries = Returning(make)(max_retries=None)
+    retries = Joining(make, Words())(max_retries=limit)
     retries.wait_function = clock.sleep
 
     def activate() -> str:
@@ -148,16 +174,32 @@ def test_a_node_waits_for_the_end_of_its_former_lease(
             raise answer
         return answer
 
-    if isinstance(outcome, str):
+    if outcome == "in":
         assert retries.invoke(activate) == outcome
     else:
-        with pytest.raises(RefusalError) as refused:
+        with pytest.raises(RefusedError) as refused:
             retries.invoke(activate)
-        assert refused.value is outcome
-    assert clock.now - 100 < 60 + 20  # Flower's longest pause
+        assert outcome in refused.value.text
+        assert refused.value.code == 1
+    if ONLINE in refusals:
+        assert clock.now - 100 < 60 + 20  # Flower's longest pause
     error = capsys.readouterr().err
-    assert said in error
-    assert error.count("asked again") == (ONLINE in refusals)
+    assert {text: error.count(text) for text in said} == said
+    assert bool(error) == any(said.values())
+
+
+def test_a_node_that_is_in_is_left_to_flower() -> None:
+    make = importlib.import_module(SUPERNODE)._make_fleet_connection_retry_invoker
+    joining = Joining(make, Words())
+    retries = joining()
+    joining.joined = True
+
+    def call() -> None:
+        raise UNKNOWN
+
+    with pytest.raises(RefusalError) as raised:
+        retries.invoke(call)
+    assert raised.value is UNKNOWN
 
 
 # What is replaced in Flower
@@ -177,6 +219,8 @@ def test_this_flower_is_the_one_that_the_node_knows() -> None:
         (SUPEREXEC, "time"),
         (EXECUTOR, "subprocess"),
         ("flwr.supernode.cli.flower_supernode", "flower_supernode"),
+        ("flwr.supernode.cli.flower_supernode", "_parse_args_run_supernode"),
+        ("flwr.common.config", "parse_config_args"),
         ("flwr.supercore.cli.flower_superexec", "flower_superexec"),
         ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
     ],
@@ -249,7 +293,9 @@ def test_flowers_programs_run_with_the_replaced_names(
 
     program = importlib.import_module("flwr.supernode.cli.flower_supernode")
     monkeypatch.setattr(program, "flower_supernode", flower_supernode)
-    flower_internals.run_supernode(["--insecure"], 0.01, started.append)
+    with pytest.raises(RefusedError, match="1") as ended:  # Flower's loop never ends by itself
+        flower_internals.run_supernode(["--insecure"], 0.01, started.append, Words())
+    assert ended.value.text == "why: the connection to the SuperLink has ended, as said above"
     ((listening, *options),) = started
     assert options == ["--plugin-type", "clientapp"]
 
@@ -290,6 +336,9 @@ def test_flowers_programs_run_with_the_replaced_names(
 # Flower's own node in its place
 
 
+OPTIONS = ["--insecure", "--node-config=partition-id=0 num-partitions=2"]
+
+
 class BecameError(Exception):
     """The process became another."""
 
@@ -312,17 +361,22 @@ def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(SUPERNODE, "_pull_and_store_message"), (PULLS, "pull_objects")]
+    ("module", "name"),
+    [
+        (SUPERNODE, "_pull_and_store_message"),
+        (PULLS, "pull_objects"),
+        ("flwr.common.config", "parse_config_args"),
+    ],
 )
 def test_the_plain_node_runs_where_an_internal_is_missing(
     module, name, became, monkeypatch, capsys
 ) -> None:
     monkeypatch.delattr(importlib.import_module(module), name)
     with pytest.raises(BecameError):
-        node.run(["--insecure", "--superlink", "a:1"], 0.5)
+        node.run([*OPTIONS, "--superlink", "a:1"], 0.5)
     ((program, line, env),) = became
     assert program == "flower-supernode"
-    assert line == ["flower-supernode", "--insecure", "--superlink", "a:1"]
+    assert line == ["flower-supernode", *OPTIONS, "--superlink", "a:1"]
     (sentence,) = capsys.readouterr().err.splitlines()
     assert f"{module}.{name}" in sentence
     assert "so Flower's own flower-supernode runs" in sentence
@@ -334,8 +388,8 @@ def test_the_plain_node_runs_where_an_internal_is_missing(
 @pytest.mark.parametrize(
     ("system", "options", "why"),
     [
-        ("Darwin", ["--insecure"], "Darwin is not Linux"),
-        ("Linux", ["--allow-runtime-dependency-installation"], "for every message"),
+        ("Darwin", OPTIONS, "Darwin is not Linux"),
+        ("Linux", [*OPTIONS, "--allow-runtime-dependency-installation"], "for every message"),
     ],
 )
 def test_the_plain_node_runs_alone_where_no_worker_can(
@@ -350,17 +404,35 @@ def test_the_plain_node_runs_alone_where_no_worker_can(
     assert why in capsys.readouterr().err
 
 
-def test_the_folder_goes_with_the_node(became, monkeypatch, tmp_path) -> None:
-    def supernode(options: list[str], longest: float, start: object) -> None:
+def test_the_folder_and_the_superexec_go_with_the_node(became, monkeypatch, tmp_path) -> None:
+    ended: list[str] = []
+    superexec = SimpleNamespace(terminate=lambda: ended.append("superexec"))
+    monkeypatch.setattr(node.subprocess, "Popen", lambda *command, **how: superexec)
+    refused = RefusedError("no")
+
+    def supernode(options: list[str], longest: float, start, explaining) -> None:
         (folder,) = tmp_path.iterdir()
         assert str(folder) == os.environ[FOLDER_VARIABLE]
-        assert (options, longest) == (["--insecure"], 0.25)
-        raise SystemExit
+        assert (options, longest) == (OPTIONS, 0.25)
+        assert (explaining.superlink, explaining.insecure) == ("0.0.0.0:9092", True)
+        start(["5", "--insecure"])
+        raise refused
 
     monkeypatch.setattr(flower_internals, "run_supernode", supernode)
-    with pytest.raises(SystemExit):
-        node.run(["--insecure"], 0.25)
+    with pytest.raises(RefusedError) as raised:
+        node.run(OPTIONS, 0.25)
+    assert raised.value is refused
+    assert ended == ["superexec"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin"])
+def test_a_wrong_node_config_ends_flowers_own_node_too(system, became, monkeypatch) -> None:
+    monkeypatch.setattr(node.platform, "system", lambda: system)
+    with pytest.raises(RefusedError) as refused:
+        node.run(["--insecure", "--node-config", 'name="a"'], 0.5)
+    assert refused.value.code == 2
+    assert not became
 
 
 def test_the_verb_hands_on_every_option_of_flowers_node(became) -> None:
@@ -430,7 +502,10 @@ sys.stdin.read()
         ("superfednas_app, flwr.clientapp.mod", {"client", "client.handover"}),
         # What a ClientApp is forked from must leave the rooms to the app that comes with a run.
         ("deploy.superexec, flwr.supernode.cli.flwr_clientapp", set()),
-        ("deploy.node", {"client", "client.handover", "server", "server.retries"}),
+        (
+            "deploy.node",
+            {"client", "client.handover", "client.node_config", "server", "server.retries"},
+        ),
     ],
 )
 def test_what_starts_often_or_stays_is_light(imports: str, rooms: set[str], tmp_path: Path) -> None:

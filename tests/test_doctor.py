@@ -357,6 +357,7 @@ def test_a_process_that_outlived_its_superlink_is_found(tmp_path: Path) -> None:
         ("No heartbeat received from the task", "resume"),
         ("Timed out waiting for file /tmp/ray", "run it again"),
         ("Ssl handshake failed: SSL_ERROR_SSL", "--root-certificates"),
+        ("Port in server address 127.0.0.1:9094 is already in use.", "choose another port"),
     ],
 )
 def test_every_fault_has_its_remedy(reason: str, remedy: str) -> None:
@@ -586,15 +587,15 @@ def _ssh_key(path: Path) -> None:
 
 
 def test_a_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    from deploy.superlink_checks import _load_key
+    from deploy.superlink_checks import load_key
 
     key = tmp_path / "node0"
-    assert _load_key(key)[0].state == FAULT
+    assert load_key(key)[0].state == FAULT
     key.write_text("no key")
-    assert _load_key(key)[0].state == FAULT
+    assert load_key(key)[0].state == FAULT
     _ssh_key(key)
-    assert _load_key(key)[0].state == OK
+    assert load_key(key)[0].state == OK
     key.chmod(0o644)
-    problem, private = _load_key(key)
+    problem, private = load_key(key)
     assert problem.state == WARNING and problem.remedy == f"chmod 600 {key}"
     assert private is not None

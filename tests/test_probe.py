@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import cli
-from client.node import whole
+from client.node_config import whole
 from deploy import probe as module
 from deploy.probe import kept_numbers, probe, training_bytes, training_step, up_to
 from nas.costs import NothingFits

@@ -15,7 +15,7 @@ from deploy.credentials import make_credentials
 from deploy.superlink import SuperLink, SuperLinkError
 from server.run_folder import RunFolder
 from tests.deployment import Deployment, answers, trust
-from tests.processes import ROOT, environment, wait_until
+from tests.processes import BIN, ROOT, end, environment, free_ports, process, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -63,6 +63,87 @@ def test_a_registered_node_trains_and_nobody_else_gets_in(deployment: Deployment
     (row,) = [row for row in RunFolder.open(folder).rows() if row["kind"] == "round"]
     assert [(c["client"], c["accepted"]) for c in row["clients"]] == [("known", True)]
     no_secret_outside(deployment)
+
+
+def test_a_refused_node_says_in_one_sentence_why_and_ends(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    keys, address = deployment.credentials, f"127.0.0.1:{deployment.fleet}"
+    other = make_credentials(tmp_path / "other", ["127.0.0.1"], ["known"])
+    foreign, trusted = trust(other, "known"), trust(keys, "known")[0]
+    register = "superfednas register CREDENTIALS --superlink HOST:9093, then start the node"
+    refused = {
+        "unregistered": (trust(keys, "unknown"), "does not know the node's key", register),
+        "foreign": ([trusted, foreign[1]], "does not know the node's key", register),
+        "keyless": ([trusted], "admits only registered keys", "--auth-supernode-private-key"),
+        "stranger": (foreign, "the certificate was not signed by the CA of", "--ssl-ca-certfile"),
+        "public": ([], "not signed by a public authority", "--root-certificates FILE"),
+        "operator": (
+            [*trust(keys, "known"), f"--superlink=127.0.0.1:{deployment.control}"],
+            "another service than the Fleet API listens there",
+            "by default 9092",
+        ),
+    }
+    with contextlib.ExitStack() as stack:
+        # Plain text fails as a SuperLink that is not there does: said once, and tried again.
+        plain = stack.enter_context(node(tmp_path / "plain", deployment.env, address, "--insecure"))
+        for name, (options, meaning, remedy) in refused.items():
+            with node(tmp_path / name, deployment.env, address, *options) as running:
+                assert running.wait(60) == 1, name
+            said = sentences(tmp_path / name)
+            assert len(said) == 1 and meaning in said[0] and remedy in said[0], said
+            text = (tmp_path / name).read_text()
+            assert "Traceback" not in text and "RpcError" not in text
+            assert text.endswith(said[0] + "\n")
+        wait_until(lambda: sentences(tmp_path / "plain"), 60, "a word of the node in plain text")
+        assert plain.poll() is None
+    (sentence,) = sentences(tmp_path / "plain")
+    assert "it goes on trying; the superlink does not answer in plain text" in sentence
+    assert f"superfednas doctor --superlink {address}" in sentence
+
+
+def test_a_node_that_came_before_its_superlink_gets_in(tmp_path: Path) -> None:
+    fleet, serverappio, control = free_ports(3)
+    env, log = environment(tmp_path), tmp_path / "early"
+    superlink = [
+        *(str(BIN / "flower-superlink"), "--insecure"),
+        f"--fleet-api-address=127.0.0.1:{fleet}",
+        f"--serverappio-api-address=127.0.0.1:{serverappio}",
+        f"--control-api-address=127.0.0.1:{control}",
+    ]
+    with node(log, env, f"127.0.0.1:{fleet}", "--insecure") as early:
+        wait_until(lambda: sentences(log), 60, "a word of the node")
+        with process(superlink, env, tmp_path, tmp_path / "superlink.log"):
+            wait_until(lambda: "SuperNode ID" in log.read_text(), 60, "the node's coming in")
+            early.terminate()
+            assert early.wait(30) == 0
+    (sentence,) = sentences(log)
+    assert "it goes on trying; nobody listens there: start flower-superlink there" in sentence
+
+
+@contextlib.contextmanager
+def node(
+    log: Path, env: dict[str, str], address: str, *options: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run what `superfednas node` becomes for the length of a block; later options count."""
+    command = [sys.executable, "-m", "deploy.node", "0.5", f"--superlink={address}", *options]
+    command += [f"--clientappio-api-address=127.0.0.1:{free_ports(1)[0]}"]
+    command += ["--node-config=partition-id=0 num-partitions=1"]
+    with log.open("w") as out:
+        running = subprocess.Popen(
+            command, env=env | {"PYTHONPATH": str(ROOT)}, cwd=log.parent, stdout=out, stderr=out
+        )
+    try:
+        yield running
+    finally:
+        end(running.pid)
+        running.wait(timeout=30)
+
+
+def sentences(log: Path) -> list[str]:
+    """Return what a node has said itself, whole lines only."""
+    lines = log.read_text().splitlines(keepends=True)
+    return [x[:-1] for x in lines if x.startswith("superfednas node: ") and x.endswith("\n")]
 
 
 def no_secret_outside(deployment: Deployment) -> None:
