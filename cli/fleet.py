@@ -12,7 +12,8 @@ Folder = Annotated[Path, typer.Argument(help="The folder of credentials.")]
 _RUN_HELP = """Run on a SuperLink until the run has ended well, and tell so by the exit status.
 
 Where the server's app or the SuperLink dies, the run is started again and
-goes on after its last round. The same command again does so too.
+goes on after its last round. The same command again does so too, or follows
+the run where it is still at work.
 
 \bsuperfednas run --superlink lab.example:9093 \\
     --root-certificates credentials/public/ca.crt \\
@@ -42,7 +43,7 @@ def run(
     attempts: Annotated[
         int,
         typer.Option(
-            min=1, help="How often the run is started at most, where it ends before it is done."
+            min=1, help="Starts in a row that may end without a finished round; then it gives up."
         ),
     ] = 10,
     patience: Annotated[
