@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy import faults, leftovers, machine
+from deploy.asking import CONTROL, FLEET, Address
 from deploy.finding import FAULT, WARNING, Finding
-from deploy.superlink_checks import CONTROL, FLEET, Address, superlink
+from deploy.superlink_checks import superlink
 
 Check = Callable[[], list[Finding]]
 LOOPBACK = ("127.0.0.1", "localhost")

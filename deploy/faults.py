@@ -94,7 +94,7 @@ FAULTS = (
         r"^metric .*: the node declared",
         "the node claims more images than it said it had",
         "start the node again if its data have grown; else it is not to be trusted: take its key "
-        "away (flwr supernode unregister)",
+        "away (superfednas revoke)",
     ),
     Fault(
         r"^metric ",

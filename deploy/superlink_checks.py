@@ -9,16 +9,21 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.asking import (
+    DEFAULT_PORT,
+    FLEET,
+    PATIENCE,
+    REVOKED,
+    Address,
+    activation,
+    key_bytes,
+    nodes,
+)
 from deploy.finding import FAULT, OK, WARNING, Finding, few
 
-FLEET, CONTROL = "Fleet API", "Control API"
-_DEFAULT_PORT = {FLEET: 9092, CONTROL: 9093}
-_PATIENCE = 5.0
 _SOON = 14 * 86_400.0
 _SETTINGS = 4  # type of the frame with which an HTTP/2 server begins
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
@@ -26,47 +31,6 @@ _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_CA = (2, 7, 18, 19, 20, 21)
 _OTHER_HOST = (62, 64)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an API of a superlink listens, and how it is spoken to.
-
-    Parameters
-    ----------
-    api
-        :data:`FLEET` (nodes) or :data:`CONTROL` (``flwr``).
-    host, port
-        As given.
-    certificates
-        The CA's certificate; None for a superlink without TLS.
-    """
-
-    api: str
-    host: str
-    port: int
-    certificates: Path | None = None
-
-    @classmethod
-    def parse(cls, api: str, text: str, certificates: Path | None = None) -> "Address":
-        """Read ``HOST:PORT``.
-
-        Raises
-        ------
-        ValueError
-            Where it is none.
-        """
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise ValueError(
-                f"address {text!r}: must be HOST:PORT, as in 192.168.0.2:{_DEFAULT_PORT[api]}"
-            )
-        return cls(api, host.strip("[]"), int(port), certificates)
-
-    @property
-    def target(self) -> str:
-        """The address as gRPC takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def superlink(address: Address, key: Path | None = None) -> list[Finding]:
@@ -105,7 +69,7 @@ def superlink(address: Address, key: Path | None = None) -> list[Finding]:
 def _reachable(address: Address) -> Finding:
     name = f"{address.api} {address.target}"
     try:
-        with socket.create_connection((address.host, address.port), _PATIENCE):
+        with socket.create_connection((address.host, address.port), PATIENCE):
             return Finding(name, OK, "reachable")
     except socket.gaierror as error:
         remedy = "name the superlink by an address, or mend the name (DNS, /etc/hosts)"
@@ -146,7 +110,7 @@ def _is_plain(address: Address) -> bool:
 
 
 def _connect(address: Address) -> socket.socket:
-    return socket.create_connection((address.host, address.port), _PATIENCE)
+    return socket.create_connection((address.host, address.port), PATIENCE)
 
 
 def _verified(address: Address) -> Finding:
@@ -234,48 +198,20 @@ def _load_key(path: Path) -> tuple[Finding, Any]:
     return Finding("key", OK, f"{path} can be used"), private
 
 
-def _ask(address: Address, private: Any, method: Callable[[Any], Any], request: Any) -> Any:
-    """Return the answer of a method of a channel's stub, or its ``grpc.RpcError``."""
-    import grpc
-    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
-
-    if address.certificates is None:
-        channel = grpc.insecure_channel(address.target)
-    else:
-        trusted = grpc.ssl_channel_credentials(address.certificates.read_bytes())
-        channel = grpc.secure_channel(address.target, trusted)
-    with channel:
-        asking = channel
-        if private is not None:
-            signing = NodeAuthClientInterceptor(private, private.public_key())
-            asking = grpc.intercept_channel(channel, signing)
-        try:
-            return method(asking)(request, timeout=_PATIENCE)
-        except grpc.RpcError as error:
-            return error
-
-
 def _ask_fleet(address: Address, private: Any) -> list[Finding]:
     """Ask whether this is the Fleet API, and whether a key is known there.
 
-    Activation with an interval of no length is always refused: for an unknown key by one status,
-    for a known one, whose interval is then looked at, by another. Nothing is activated. Whether
-    keys must be registered cannot be asked without registering one.
+    Whether keys must be registered cannot be asked without registering one.
     """
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest
-    from flwr.proto.fleet_pb2_grpc import FleetStub
-
-    public = b"" if private is None else _public_bytes(private)
-    request = ActivateNodeRequest(public_key=public, heartbeat_interval=0.0)
-    answer = _ask(address, private, lambda c: FleetStub(c).ActivateNode, request)
+    answer = activation(address, private)
     code, details = answer.code().name, str(answer.details())
     if private is None and code == "UNAUTHENTICATED":
         return [Finding(f"{address.api} {address.target}", OK, "answers; no key was named")]
     if code == "INVALID_ARGUMENT":
         return [Finding("key", OK, "known to the superlink")]
     if code == "FAILED_PRECONDITION":
-        remedy = "with --enable-supernode-auth there: flwr supernode register NODE.pub CONNECTION; "
-        remedy += "without: start the node without a key"
+        remedy = "with --enable-supernode-auth there: superfednas register CREDENTIALS, and where "
+        remedy += "the key was revoked, a new one first; without: start the node without a key"
         return [Finding("key", FAULT, "not known to the superlink", remedy)]
     if code == "UNAUTHENTICATED" and "timestamp" in details:
         remedy = "set both clocks by NTP"
@@ -285,46 +221,41 @@ def _ask_fleet(address: Address, private: Any) -> list[Finding]:
 
 def _ask_control(address: Address, private: Any) -> list[Finding]:
     """Ask which nodes there are, and for the one of a key."""
-    from flwr.proto.control_pb2 import ListNodesRequest
-    from flwr.proto.control_pb2_grpc import ControlStub
-
-    answer = _ask(address, None, lambda c: ControlStub(c).ListNodes, ListNodesRequest())
+    answer = nodes(address)
     if not hasattr(answer, "nodes_info"):
         code, details = answer.code().name, str(answer.details())
         if code == "UNAUTHENTICATED":
             text = "the superlink wants an account to be logged in"
             return [Finding("nodes", WARNING, text, "flwr login, then flwr supernode list")]
         return [_not_the_api(address, code, details)]
-    states = [node.status for node in answer.nodes_info if node.status != "unregistered"]
+    states = [node.status for node in answer.nodes_info if node.status != REVOKED]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     found = [Finding("nodes", OK, counts or "none yet")]
     if private is not None:
-        public = _public_bytes(private)
+        public = key_bytes(private.public_key())
         own = [node for node in answer.nodes_info if node.public_key == public]
-        found.append(_node(own[-1].status if own else "unregistered"))
+        found.append(_node(own[-1].status if own else ""))
     return found
 
 
 def _node(status: str) -> Finding:
-    if status == "unregistered":
-        remedy = "flwr supernode register NODE.pub CONNECTION, before the node is started"
+    if not status:
+        remedy = "superfednas register CREDENTIALS, before the node is started"
         return Finding("node of the key", FAULT, "not registered", remedy)
+    if status == REVOKED:
+        text = "the key was revoked, and this superlink never takes it again"
+        remedy = "if the node may return: superfednas revoke, keys and register, for a new key"
+        return Finding("node of the key", FAULT, text, remedy)
     remedy = ""
     if status == "online":
         remedy = "if it has just been killed, start it again 60 s later, when its lease has ended"
     return Finding("node of the key", OK, status, remedy)
 
 
-def _public_bytes(private: Any) -> bytes:
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-    return public_key_to_bytes(private.public_key())
-
-
 def _not_the_api(address: Address, code: str, details: str) -> Finding:
     name = f"{address.api} {address.target}"
     if code == "UNIMPLEMENTED":
-        port = _DEFAULT_PORT[address.api]
+        port = DEFAULT_PORT[address.api]
         text = f"another service than the {address.api} listens there"
         return Finding(name, FAULT, text, f"name that API's port, by default {port}")
     text = f"no answer by gRPC: {code} {details:.200}"

@@ -15,8 +15,9 @@ import pytest
 
 import cli
 from deploy import doctor, faults, leftovers, machine
+from deploy.asking import FLEET, Address
 from deploy.finding import FAULT, OK, WARNING, Finding
-from deploy.superlink_checks import FLEET, Address, superlink
+from deploy.superlink_checks import superlink
 from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
 
 
