@@ -338,7 +338,11 @@ def _costs(space: SearchSpace, table: LatencyTable | None, batch: int) -> Costs:
 
 
 def test(
-    plan_file: str | Path = LATEST, *, dataset: str = "", progress: SearchProgress | None = None
+    plan_file: str | Path = LATEST,
+    *,
+    run_dir: str | Path = LATEST,
+    dataset: str = "",
+    progress: SearchProgress | None = None,
 ) -> dict[str, Any]:
     """Read the test split once: the chosen subnet of a plan, and the ladder beside it.
 
@@ -348,7 +352,9 @@ def test(
     Parameters
     ----------
     plan_file
-        What :func:`search` wrote; ``latest`` is the newest plan of the newest run.
+        What :func:`search` wrote; ``latest`` is the newest plan of the run.
+    run_dir
+        A run folder, or ``latest``; with a plan's file, the run that it must be of.
     dataset
         In place of the run's own data set.
     progress
@@ -360,7 +366,7 @@ def test(
         ``chosen`` (accuracy, loss, examples, standard error), ``ladder`` by name, ``data``,
         ``read`` (when) and ``again`` (whether this is an earlier result).
     """
-    return tested(find_plan(plan_file), dataset, progress or Silence())
+    return tested(find_plan(plan_file, run_dir), dataset, progress or Silence())
 
 
 def export(

@@ -20,7 +20,7 @@ _ORDER = (
     *("train", "evaluate", "report"),
     *("search", "test", "export", "pictures", "classify", "latency", "score"),
     *("spaces", "cost"),
-    *("run", "node", "probe", "keys", "register", "doctor", "stop"),
+    *("run", "node", "probe", "keys", "register", "revoke", "doctor", "stop"),
 )
 app.registered_commands.sort(
     key=lambda command: _ORDER.index(command.name or command.callback.__name__)  # type: ignore[union-attr]

@@ -168,7 +168,7 @@ def export(
         Path,
         typer.Option(
             help="A plan of `superfednas search`, where no --arch is given: its chosen subnet. "
-            "latest: the newest run's newest."
+            "latest: the newest of --run."
         ),
     ] = LATEST,
     format_: Annotated[
@@ -194,7 +194,7 @@ def export(
 
     opened, trained = None, None
     if not arch:
-        opened_from = find_plan(plan)
+        opened_from = find_plan(plan, run)
         opened = Plan.load(opened_from)
         trained = open_plan(opened, dataset)  # refuses a run that has other weights now
         arch = opened.chosen.text

@@ -1,5 +1,6 @@
-"""Verbs for a fleet of real nodes: run, keys, register."""
+"""Verbs for a fleet of real nodes: run, keys, register, revoke."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from cli.common import Json, app, show
 
+ControlApi = Annotated[str, typer.Option(help="HOST:PORT of the SuperLink's Control API.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of credentials.")]
 
 _RUN_HELP = """Run on a SuperLink until the run has ended well, and tell so by the exit status.
@@ -32,9 +34,7 @@ def run(
     run_dir: Annotated[
         Path, typer.Option(help="The run folder, as the SuperLink's machine calls it (absolute).")
     ],
-    superlink: Annotated[
-        str, typer.Option(help="HOST:PORT of the SuperLink's Control API.")
-    ] = "127.0.0.1:9093",
+    superlink: ControlApi = "127.0.0.1:9093",
     root_certificates: Annotated[
         Path | None, typer.Option(help="The authority's certificate; without it there is no TLS.")
     ] = None,
@@ -113,9 +113,7 @@ def keys(
 @app.command()
 def register(
     folder: Folder,
-    superlink: Annotated[
-        str, typer.Option(help="HOST:PORT of the SuperLink's Control API.")
-    ] = "127.0.0.1:9093",
+    superlink: ControlApi = "127.0.0.1:9093",
     node: Annotated[
         list[str] | None, typer.Option(help="Only this node; may be given several times.")
     ] = None,
@@ -123,22 +121,72 @@ def register(
 ) -> None:
     """Register nodes at a SuperLink by their public keys; those it knows already stay registered.
 
-    Needs only the public/ part of the folder of credentials.
+    Needs only the public/ part of the folder of credentials. The id that Flower gives a node is
+    kept there beside its key, for `superfednas revoke`.
     """
+    from deploy.asking import REVOKED
     from deploy.credentials import Credentials
+    from deploy.membership import KNOWN, NEW, chosen
+    from deploy.membership import register as register_nodes
     from deploy.superlink import SuperLink
 
     found = Credentials(folder)
-    known = found.public_keys()
-    for name in node or []:
-        if name not in known:
-            raise ValueError(f"node = {name!r}: {str(folder)!r} has keys of {', '.join(known)}")
-    if not known:
+    keys = chosen(found, node or list(found.public_keys()))
+    if not keys:
         raise ValueError(f"{str(folder)!r} has no public keys of nodes: make them by keys --node")
     with SuperLink(superlink, found.authority_certificate) as link:
-        new = {name: link.register(known[name]) for name in node or known}
+        told = register_nodes(link, keys)
+    revoked = [each.name for each in told if each.state == REVOKED]
     if json_:
-        show({"registered": [n for n in new if new[n]], "known": [n for n in new if not new[n]]})
-        return
-    for name, made in new.items():
-        print(f"{name}: {'registered' if made else 'was registered already'}")
+        by_state = {
+            state: [each.name for each in told if each.state == state] for state in (NEW, KNOWN)
+        }
+        show({**by_state, "revoked": revoked, "nodes": {each.name: each.node for each in told}})
+    else:
+        said = {NEW: "registered", KNOWN: "was registered already", REVOKED: "not registered"}
+        for each in told:
+            print(f"{each.name}: {said[each.state]}, node {each.node or 'not known'}")
+            if each.problem:
+                print(f"{each.name}: its id is not kept here: {each.problem}")
+    if revoked:
+        raise ValueError(
+            f"{', '.join(revoked)}: the key was revoked, and a SuperLink never takes it again; for "
+            "a new one: superfednas revoke (which puts the old one away), then keys and register"
+        )
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    node: Annotated[list[str], typer.Option(help="The node's name; may be given several times.")],
+    superlink: ControlApi = "127.0.0.1:9093",
+    json_: Json = False,
+) -> None:
+    """Let nodes in no more: unregister them at a SuperLink by name, and put their keys away.
+
+    A running node is refused at its next question. Its keys, as far as they are here, go to
+    revoked/ in the folder of credentials; nothing is deleted. A SuperLink never takes a revoked key
+    again: a node that may return gets a new one by `superfednas keys` and `register`.
+    """
+    from deploy.credentials import Credentials
+    from deploy.membership import revoke as revoke_nodes
+    from deploy.superlink import SuperLink
+
+    found = Credentials(folder)
+    with SuperLink(superlink, found.authority_certificate) as link:
+        told = revoke_nodes(link, found, node)
+    if json_:
+        show([{**dataclasses.asdict(each), "kept_in": str(each.kept_in)} for each in told])
+    else:
+        for each in told:
+            print(f"{each.name}: revoked, node {each.node} (it was {each.before})")
+            if not each.problem:
+                print(f"{each.name}: its keys here are now in {each.kept_in}")
+            print(f"{each.name}: left to do: on its machine, end the node and delete its node.key")
+    for each in told:
+        if each.problem:
+            raise ValueError(
+                f"{each.name} is revoked, but its keys could not be put away ({each.problem}): "
+                f"move public/{each.name}.pub and .id and node-{each.name}/ away by hand, since a "
+                "SuperLink with a new database would take that key again"
+            )

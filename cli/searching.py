@@ -284,8 +284,9 @@ def score(
 
 @app.command()
 def test(
+    run: RunDir = LATEST,
     plan: Annotated[
-        Path, typer.Option(help="A plan of `superfednas search`; latest: the newest run's newest.")
+        Path, typer.Option(help="A plan of `superfednas search`; latest: the newest of --run.")
     ] = LATEST,
     dataset: OtherData = "",
     json_: Json = False,
@@ -298,7 +299,7 @@ def test(
 
     console = Console(stderr=json_, highlight=False)
     with Display(console) as display:
-        result = superfednas.test(plan, dataset=dataset, progress=display)
+        result = superfednas.test(plan, run_dir=run, dataset=dataset, progress=display)
     if json_:
         show(result)
         return

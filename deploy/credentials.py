@@ -3,9 +3,10 @@
 There is one folder for each who gets it, so that nobody holds another's secret::
 
     authority/   ca.key                          signs; stays where it was made
-    public/      ca.crt, NAME.pub                whom to trust, which nodes to register
+    public/      ca.crt, NAME.pub, NAME.id       whom to trust, which nodes to register, their ids
     superlink/   server.key, server.crt, ca.crt
     node-NAME/   node.key, ca.crt
+    revoked/     NAME-ID/                        what was here of a node that was revoked
 
 Private keys have mode 0600 from their first byte on, their folders 0700. Nothing that exists is
 replaced: what is missing is made, and what does not fit together is refused.

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy import faults, leftovers, machine
+from deploy.asking import CONTROL, FLEET, Address
 from deploy.finding import FAULT, WARNING, Finding
-from deploy.superlink_checks import CONTROL, FLEET, Address, superlink
+from deploy.superlink_checks import superlink
+from server.newest import newest_first
 
 Check = Callable[[], list[Finding]]
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -104,12 +106,10 @@ def describe(found: Sequence[Finding]) -> str:
 
 
 def _newest_run() -> list[Finding]:
-    from server.run_folder import LATEST, RunFolder, RunFolderError
-
-    try:
-        return faults.refusals(RunFolder.open(LATEST).path)
-    except (RunFolderError, FileNotFoundError):  # none yet, or none that has begun
-        return []
+    """Look at the newest run of all, and not at `latest`: that passes by what came to nothing."""
+    return [
+        each for run in newest_first()[:1] for each in faults.failure(run) + faults.refusals(run)
+    ]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.finding import OK, WARNING, Finding, few
+from server.newest import FAILED, describe_end, reason_of, status_of
 
 _TAIL = 2_000_000  # bytes of a log that are read, from its end
 
@@ -43,6 +44,13 @@ _SAME_CODE = (
     "install the same version of this project on server and nodes, superfednas stop, start again"
 )
 FAULTS = (
+    Fault(
+        r"nodes are needed and \d+ usable",
+        "too few nodes were there when the run began",
+        "start the missing nodes (superfednas doctor --control HOST:9093 counts those that are "
+        "there) and mend what is said of the others; or lower clients-per-round and min-nodes, or "
+        "raise node-timeout",
+    ),
     Fault(
         r"error 5\b|NODE_UNAVAILABLE",
         "the node was killed, frozen or cut off in the middle of a round",
@@ -100,7 +108,7 @@ FAULTS = (
         r"^metric .*: the node declared",
         "the node claims more images than it said it had",
         "start the node again if its data have grown; else it is not to be trusted: take its key "
-        "away (flwr supernode unregister)",
+        "away (superfednas revoke)",
     ),
     Fault(
         r"^metric ",
@@ -164,6 +172,22 @@ FAULTS = (
         "another program has the port",
         "superfednas doctor says which; end it, or choose another port",
     ),
+    Fault(
+        r"No space left on device",
+        "the disk of the run folder is full",
+        f"free some space there; then {_RESUME}",
+    ),
+    Fault(
+        r"dataset = 'none': the server has no data to read",
+        "the server has no data, and was not told what the images are like",
+        "name all three, as in --run-config \"dataset='none' num-classes=10 in-channels=1 "
+        'image-size=28"',
+    ),
+    Fault(  # the last: a reason that it quotes is nearer
+        r"no usable reply in \d+ rounds",
+        "no reply of any node could be used, in several rounds in a row",
+        f"mend what the refusals say; then {_RESUME}",
+    ),
 )
 
 
@@ -201,14 +225,33 @@ def faults_in(name: str, where: str, lines: Iterable[tuple[str, str]]) -> list[F
 
 def refusals(run: Path) -> list[Finding]:
     """Return the faults for which the replies of a run's nodes were refused."""
-    lines = []
-    for text in (run / "metrics.jsonl").read_text().splitlines():
+    lines, metrics = [], run / "metrics.jsonl"
+    if not metrics.exists():  # it has had no round yet
+        return []
+    for text in metrics.read_text().splitlines():
         try:
             clients = json.loads(text).get("clients", [])
         except (ValueError, AttributeError):  # the run may be writing this line
             continue
         lines += [(str(c["client"]), str(c["reason"])) for c in clients if c.get("reason")]
     return faults_in("newest run", str(run), lines)
+
+
+def failure(run: Path) -> list[Finding]:
+    """Return why a run has failed; nothing where it has not."""
+    state, done = status_of(run)
+    if state != FAILED:
+        return []
+    reason = reason_of(run)
+    fault = known_fault(reason)
+    remedy = f"mend that; then {_RESUME if done else 'start it again'}"
+    if not reason:
+        remedy = (
+            "look at what the run has printed (flwr log RUN-ID): its log.jsonl does not say why"
+        )
+    if fault is not None:
+        remedy = fault.remedy
+    return [Finding("newest run", WARNING, f"{run} {describe_end(run)}", remedy)]
 
 
 def log_faults(log: Path) -> list[Finding]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.node_config import EXAMPLE, NodeConfigError, check_node_config
+from deploy.asking import FLEET, Address
 from deploy.faults import known_fault
 from deploy.finding import FAULT, Finding
 from deploy.flower_internals import RefusedError, read_node_config, read_options
-from deploy.superlink_checks import FLEET, Address, load_authority, load_key, superlink
+from deploy.superlink_checks import load_authority, load_key, superlink
 
 _DOCTOR = "superfednas doctor --superlink"
 

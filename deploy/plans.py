@@ -21,21 +21,44 @@ def next_plan(run: RunFolder) -> Path:
     return run.path / PLANS / f"plan-{max(_plans(run), default=0) + 1:03d}.json"
 
 
-def find_plan(plan: str | Path = LATEST) -> Path:
-    """Return a plan's file; ``latest`` is the newest of the newest run.
+def find_plan(plan: str | Path = LATEST, run: str | Path = LATEST) -> Path:
+    """Return a plan's file.
+
+    Parameters
+    ----------
+    plan
+        The file; ``latest`` is the newest plan of the run.
+    run
+        A run folder, or ``latest``. With a plan's file it only says whose plan that must be.
 
     Raises
     ------
     PlanError
-        Where the newest run has no plan.
+        Where the run has no plan, or the plan is another run's.
     """
     if str(plan) != LATEST:
-        return Path(plan).expanduser()
-    run = RunFolder.open(LATEST)
-    plans = _plans(run)
+        path = Path(plan).expanduser()
+        if str(run) != LATEST:
+            _check_whose(path, RunFolder.open(run))
+        return path
+    folder = RunFolder.open(run)
+    plans = _plans(folder)
     if not plans:
-        raise PlanError(f"{str(run.path)!r} has no plan yet: search first (superfednas search)")
+        named = "" if str(run) == LATEST else f" --run {folder.path}"
+        raise PlanError(
+            f"{str(folder.path)!r} has no plan yet: search first (superfednas search{named})"
+        )
     return plans[max(plans)]
+
+
+def _check_whose(path: Path, run: RunFolder) -> None:
+    whose = Plan.load(path).run
+    if not whose or Path(whose).resolve() != run.path:
+        of = repr(whose) if whose else "a space that was not trained"
+        raise PlanError(
+            f"{str(path)!r} is a plan of {of}, not of "
+            f"{str(run.path)!r}: leave out --run, or --plan for that run's newest plan"
+        )
 
 
 def open_plan(plan: Plan, dataset: str = "") -> Trained:

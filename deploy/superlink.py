@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploy.asking import CONTROL, Address
 from deploy.finding import FAULT, Finding
-from deploy.superlink_checks import CONTROL, Address
 from deploy.superlink_checks import superlink as look_at
 from supernet.config import Scalar
 
@@ -115,8 +115,18 @@ class SuperLink:
         SuperLinkError
             Where the SuperLink does not answer.
         """
-        nodes = self._ask("supernode", "list", _NAME)["nodes"]
-        return sum(node["status"] == "online" for node in nodes)
+        return sum(status == "online" for status in self.nodes().values())
+
+    def nodes(self) -> dict[str, str]:
+        """Return the status of every node by its id, of those too that are ``unregistered``.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer.
+        """
+        listed = self._ask("supernode", "list", _NAME)["nodes"]
+        return {str(node["node-id"]): str(node["status"]) for node in listed}
 
     def wait_for_nodes(self, least: int, seconds: float) -> int:
         """Return the number of connected nodes once there are ``least``.
@@ -135,13 +145,13 @@ class SuperLink:
             time.sleep(1)
         return online
 
-    def register(self, public_key: Path) -> bool:
+    def register(self, public_key: Path) -> str | None:
         """Register a node by its public key, so that it may connect.
 
         Returns
         -------
-        bool
-            False where it had been registered before.
+        str or None
+            The node's id; None where the key had been registered before, revoked or not.
 
         Raises
         ------
@@ -149,12 +159,22 @@ class SuperLink:
             Where the SuperLink does not answer, or does not take the key.
         """
         try:
-            self._ask("supernode", "register", str(public_key.resolve()), _NAME)
+            answer = self._ask("supernode", "register", str(public_key.resolve()), _NAME)
         except SuperLinkError as error:
             if _IN_USE in str(error):
-                return False
+                return None
             raise
-        return True
+        return str(answer["node-id"])
+
+    def unregister(self, node: str) -> None:
+        """Let a node in no more: what it asks from now on is refused, and its key for ever.
+
+        Raises
+        ------
+        SuperLinkError
+            Where the SuperLink does not answer, or has no such node any more.
+        """
+        self._ask("supernode", "unregister", node, _NAME)
 
     def submit(self, app: Path, settings: Mapping[str, Scalar], run_config: str = "") -> str:
         """Start a run.

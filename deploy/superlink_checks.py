@@ -4,21 +4,28 @@ Nothing is changed there: no node is registered or activated. A superlink logs t
 """
 
 import contextlib
+import dataclasses
 import os
 import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.asking import (
+    CONTROL,
+    DEFAULT_PORT,
+    FLEET,
+    PATIENCE,
+    REVOKED,
+    Address,
+    activation,
+    key_bytes,
+    nodes,
+)
 from deploy.finding import FAULT, OK, WARNING, Finding, few
 
-FLEET, CONTROL = "Fleet API", "Control API"
-_DEFAULT_PORT = {FLEET: 9092, CONTROL: 9093}
-_PATIENCE = 5.0
 _SOON = 14 * 86_400.0
 _SETTINGS = 4  # type of the frame with which an HTTP/2 server begins
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
@@ -26,47 +33,12 @@ _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 
 _EXPIRED, _NOT_YET = 10, 9
 _OTHER_CA = (2, 7, 18, 19, 20, 21)
 _OTHER_HOST = (62, 64)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where an API of a superlink listens, and how it is spoken to.
-
-    Parameters
-    ----------
-    api
-        :data:`FLEET` (nodes) or :data:`CONTROL` (``flwr``).
-    host, port
-        As given.
-    certificates
-        The CA's certificate; None for a superlink without TLS.
-    """
-
-    api: str
-    host: str
-    port: int
-    certificates: Path | None = None
-
-    @classmethod
-    def parse(cls, api: str, text: str, certificates: Path | None = None) -> "Address":
-        """Read ``HOST:PORT``.
-
-        Raises
-        ------
-        ValueError
-            Where it is none.
-        """
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise ValueError(
-                f"address {text!r}: must be HOST:PORT, as in 192.168.0.2:{_DEFAULT_PORT[api]}"
-            )
-        return cls(api, host.strip("[]"), int(port), certificates)
-
-    @property
-    def target(self) -> str:
-        """The address as gRPC takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+_ANSWERS = ("UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
+_INNER = "Authentication failed."  # ServerAppIo and ClientAppIo, to all but their own programs
+_FOR = {
+    FLEET: "nodes connect to that",
+    CONTROL: "flwr, and superfednas run, register and revoke, connect to that",
+}
 
 
 def superlink(address: Address, key: Path | None = None) -> list[Finding]:
@@ -80,19 +52,19 @@ def superlink(address: Address, key: Path | None = None) -> list[Finding]:
         A node's private key.
     """
     found = [_reachable(address)]
-    if found[-1].state != FAULT:
-        found.append(_tls(address))
-    if found[-1].state == FAULT:
-        return found
-    private: Any = None
-    if key is not None:
-        problem, private = load_key(key)
-        if private is None:
-            return [*found, problem]
-        if problem.state != OK:
-            found.append(problem)
-    ask = _ask_fleet if address.api == FLEET else _ask_control
     try:
+        if found[-1].state != FAULT:
+            found.append(_tls(address))
+        if found[-1].state == FAULT:
+            return found
+        private: Any = None
+        if key is not None:
+            problem, private = load_key(key)
+            if private is None:
+                return [*found, problem]
+            if problem.state != OK:
+                found.append(problem)
+        ask = _ask_fleet if address.api == FLEET else _ask_control
         return [*found, *ask(address, private)]
     except ImportError as error:  # these modules of Flower are its own affair
         text = f"cannot be asked by this version of Flower: {error}"
@@ -105,14 +77,18 @@ def superlink(address: Address, key: Path | None = None) -> list[Finding]:
 def _reachable(address: Address) -> Finding:
     name = f"{address.api} {address.target}"
     try:
-        with socket.create_connection((address.host, address.port), _PATIENCE):
+        with socket.create_connection((address.host, address.port), PATIENCE):
             return Finding(name, OK, "reachable")
-    except socket.gaierror as error:
-        remedy = "name the superlink by an address, or mend the name (DNS, /etc/hosts)"
-        return Finding(name, FAULT, f"the host's name is not known: {error.strerror}", remedy)
+    except (socket.gaierror, UnicodeError) as error:  # the latter: no name could be like this
+        remedy = f"look at the spelling of {address.host!r}; name the superlink by its IP address, "
+        remedy += "or make the name known here (DNS, /etc/hosts)"
+        said = getattr(error, "strerror", None) or error
+        return Finding(name, FAULT, f"the host's name is not known: {said}", remedy)
     except ConnectionRefusedError:
         api = "--fleet-api-address" if address.api == FLEET else "--control-api-address"
-        remedy = f"start flower-superlink there ({api} 0.0.0.0:{address.port} for other machines)"
+        remedy = f"start flower-superlink there ({api} 0.0.0.0:{address.port} for other machines); "
+        remedy += f"if it runs, name the port of its {address.api}, and look whether it listens on "
+        remedy += "127.0.0.1 only"
         return Finding(name, FAULT, "nobody listens there", remedy)
     except OSError as error:
         remedy = f"open port {address.port} in the firewall between, and look at the route"
@@ -130,6 +106,9 @@ def _tls(address: Address) -> Finding:
         text = "the superlink does not answer in plain text"
         return Finding(name, FAULT, text, "if it speaks TLS: --root-certificates FILE of its CA")
     if plain:
+        in_plain_text = dataclasses.replace(address, certificates=None)
+        if not any(_is_answer(_question(api, in_plain_text)) for api in (FLEET, CONTROL)):
+            return _another_service(in_plain_text)
         text = "the superlink speaks plain text"
         remedy = "start it with --ssl-ca-certfile, --ssl-certfile and --ssl-keyfile, or connect "
         return Finding(name, FAULT, text, remedy + "with --insecure and without root-certificates")
@@ -146,7 +125,7 @@ def _is_plain(address: Address) -> bool:
 
 
 def _connect(address: Address) -> socket.socket:
-    return socket.create_connection((address.host, address.port), _PATIENCE)
+    return socket.create_connection((address.host, address.port), PATIENCE)
 
 
 def load_authority(file: Path | None) -> Finding | ssl.SSLContext:
@@ -212,7 +191,11 @@ def _refused(
         names = [value for _, value in _handshake(address, context).get("subjectAltName", ())]
         text = f"the certificate is for {few(names) or 'no host'}, not for {address.host}"
         remedy = "use one of these names, or make the certificate with "
-        remedy += f"subjectAltName={'IP' if _is_ip(address.host) else 'DNS'}:{address.host}"
+        remedy += (
+            f"subjectAltName={'IP' if _is_ip(address.host) else 'DNS'}:{address.host} (delete "
+        )
+        remedy += f"superlink/server.crt, superfednas keys CREDENTIALS --host {address.host} and "
+        remedy += "--host for each of the others, start the superlink again)"
     else:
         text, remedy = f"not verified: {error.verify_message}", "make the certificates anew"
     return Finding("TLS", FAULT, text, remedy)
@@ -259,98 +242,89 @@ def load_key(path: Path) -> tuple[Finding, Any]:
     return Finding("key", OK, f"{path} can be used"), private
 
 
-def _ask(address: Address, private: Any, method: Callable[[Any], Any], request: Any) -> Any:
-    """Return the answer of a method of a channel's stub, or its ``grpc.RpcError``."""
-    import grpc
-    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
-
-    if address.certificates is None:
-        channel = grpc.insecure_channel(address.target)
-    else:
-        trusted = grpc.ssl_channel_credentials(address.certificates.read_bytes())
-        channel = grpc.secure_channel(address.target, trusted)
-    with channel:
-        asking = channel
-        if private is not None:
-            signing = NodeAuthClientInterceptor(private, private.public_key())
-            asking = grpc.intercept_channel(channel, signing)
-        try:
-            return method(asking)(request, timeout=_PATIENCE)
-        except grpc.RpcError as error:
-            return error
-
-
 def _ask_fleet(address: Address, private: Any) -> list[Finding]:
     """Ask whether this is the Fleet API, and whether a key is known there.
 
-    Activation with an interval of no length is always refused: for an unknown key by one status,
-    for a known one, whose interval is then looked at, by another. Nothing is activated. Whether
-    keys must be registered cannot be asked without registering one.
+    Whether keys must be registered cannot be asked without registering one.
     """
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest
-    from flwr.proto.fleet_pb2_grpc import FleetStub
-
-    public = b"" if private is None else _public_bytes(private)
-    request = ActivateNodeRequest(public_key=public, heartbeat_interval=0.0)
-    answer = _ask(address, private, lambda c: FleetStub(c).ActivateNode, request)
+    answer = activation(address, private)
+    if not _is_answer(answer):
+        return [_no_answer(address, answer)]
     code, details = answer.code().name, str(answer.details())
     if private is None and code == "UNAUTHENTICATED":
         return [Finding(f"{address.api} {address.target}", OK, "answers; no key was named")]
     if code == "INVALID_ARGUMENT":
         return [Finding("key", OK, "known to the superlink")]
     if code == "FAILED_PRECONDITION":
-        remedy = "with --enable-supernode-auth there: flwr supernode register NODE.pub CONNECTION; "
-        remedy += "without: start the node without a key"
+        remedy = "with --enable-supernode-auth there: superfednas register CREDENTIALS, and where "
+        remedy += "the key was revoked, a new one first; without: start the node without a key"
         return [Finding("key", FAULT, "not known to the superlink", remedy)]
     if code == "UNAUTHENTICATED" and "timestamp" in details:
         remedy = "set both clocks by NTP"
         return [Finding("key", FAULT, "the clocks of node and superlink differ", remedy)]
-    return [_not_the_api(address, code, details)]
+    return [_no_answer(address, answer)]
 
 
 def _ask_control(address: Address, private: Any) -> list[Finding]:
     """Ask which nodes there are, and for the one of a key."""
-    from flwr.proto.control_pb2 import ListNodesRequest
-    from flwr.proto.control_pb2_grpc import ControlStub
-
-    answer = _ask(address, None, lambda c: ControlStub(c).ListNodes, ListNodesRequest())
+    answer = nodes(address)
+    if not _is_answer(answer):
+        return [_no_answer(address, answer)]
     if not hasattr(answer, "nodes_info"):
-        code, details = answer.code().name, str(answer.details())
-        if code == "UNAUTHENTICATED":
-            text = "the superlink wants an account to be logged in"
-            return [Finding("nodes", WARNING, text, "flwr login, then flwr supernode list")]
-        return [_not_the_api(address, code, details)]
-    states = [node.status for node in answer.nodes_info if node.status != "unregistered"]
+        text = "the superlink wants an account to be logged in"
+        return [Finding("nodes", WARNING, text, "flwr login, then flwr supernode list")]
+    states = [node.status for node in answer.nodes_info if node.status != REVOKED]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     found = [Finding("nodes", OK, counts or "none yet")]
     if private is not None:
-        public = _public_bytes(private)
+        public = key_bytes(private.public_key())
         own = [node for node in answer.nodes_info if node.public_key == public]
-        found.append(_node(own[-1].status if own else "unregistered"))
+        found.append(_node(own[-1].status if own else ""))
     return found
 
 
 def _node(status: str) -> Finding:
-    if status == "unregistered":
-        remedy = "flwr supernode register NODE.pub CONNECTION, before the node is started"
+    if not status:
+        remedy = "superfednas register CREDENTIALS, before the node is started"
         return Finding("node of the key", FAULT, "not registered", remedy)
+    if status == REVOKED:
+        text = "the key was revoked, and this superlink never takes it again"
+        remedy = "if the node may return: superfednas revoke, keys and register, for a new key"
+        return Finding("node of the key", FAULT, text, remedy)
     remedy = ""
     if status == "online":
         remedy = "if it has just been killed, start it again 60 s later, when its lease has ended"
     return Finding("node of the key", OK, status, remedy)
 
 
-def _public_bytes(private: Any) -> bytes:
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-    return public_key_to_bytes(private.public_key())
+def _question(api: str, address: Address) -> Any:
+    return activation(address) if api == FLEET else nodes(address)
 
 
-def _not_the_api(address: Address, code: str, details: str) -> Finding:
-    name = f"{address.api} {address.target}"
-    if code == "UNIMPLEMENTED":
-        port = _DEFAULT_PORT[address.api]
-        text = f"another service than the {address.api} listens there"
-        return Finding(name, FAULT, text, f"name that API's port, by default {port}")
+def _is_answer(answer: Any) -> bool:
+    """Say whether the API that was asked has answered, whatever it said."""
+    if hasattr(answer, "nodes_info"):
+        return True
+    return answer.code().name in _ANSWERS and answer.details() != _INNER
+
+
+def _no_answer(address: Address, answer: Any) -> Finding:
+    code, details = answer.code().name, str(answer.details())
+    if code == "UNIMPLEMENTED" or details == _INNER:
+        return _another_service(address)
     text = f"no answer by gRPC: {code} {details:.200}"
-    return Finding(name, FAULT, text, "look at the superlink's own log, and for a proxy between")
+    remedy = "look at the superlink's own log, and for a proxy between"
+    return Finding(f"{address.api} {address.target}", FAULT, text, remedy)
+
+
+def _another_service(address: Address) -> Finding:
+    """Say what listens in place of the API that was meant."""
+    other = CONTROL if address.api == FLEET else FLEET
+    answer, listens = _question(other, address), "another service"
+    if _is_answer(answer):
+        listens = f"the {other}"
+    elif answer.details() == _INNER:
+        listens = "an API for Flower's own programs (by default ports 9091 and 9094)"
+    text = f"{listens} listens there, not the {address.api}"
+    remedy = f"name the port of the {address.api}, by default {DEFAULT_PORT[address.api]}: "
+    return Finding(f"{address.api} {address.target}", FAULT, text, remedy + _FOR[address.api])

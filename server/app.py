@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from data import DataError, Dataset, load_dataset
 from server.evaluation import score_ladder
 from server.finale import print_finale, summarise
+from server.newest import FAILED, FINISHED, INTERRUPTED, RUNNING
 from server.progress import Progress
 from server.pulling import PromptGrid
 from server.retries import retry_pulls_soon
@@ -84,7 +85,7 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
     run, changed = None, ""
     if settings.resume:
         run = RunFolder.open(settings.resume)
-        if run.info["status"] == "finished":
+        if run.info["status"] == FINISHED:
             raise RunFolderError(f"{str(run.path)!r} has finished: there is nothing to resume")
         settings = check_settings(run.settings)
     elif settings.keep_going and (Path(settings.run_dir).expanduser() / "run.json").exists():
@@ -157,16 +158,19 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         )
     progress.note(f"writing to {run.path}", "started")
     strategy.summary()
-    run.info["status"] = "running"
     try:
+        run.info["status"] = RUNNING  # of a run that goes on, too: until now it said how it ended
+        run.save_info()
+        strategy.expose()
         state = strategy.train(grid, prepared.state, first=first)
         _finish(run, strategy, state, data)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # `flwr stop` raises the latter
-        run.info["status"] = "interrupted" if stopped else "failed"
+        run.info["status"] = INTERRUPTED if stopped else FAILED
         run.save_info()
         ended = "" if stopped else f"{type(error).__name__}: {error}"
         run.log({"event": run.info["status"], "round": run.info["round"], "text": ended})
+        strategy.expose()
         if run.info["round"]:
             progress.write(
                 f"{run.info['status']} after round {run.info['round']}: go on with resume="
@@ -196,7 +200,8 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
     summary = summarise(space, strategy.rows, settings.rounds)
     run.append(summary)
     run.finish(state, settings.rounds)
-    run.log({"event": "finished", "round": settings.rounds, "text": ""})
+    strategy.expose()
+    run.log({"event": FINISHED, "round": settings.rounds, "text": ""})
     progress = strategy.progress
     name = data.name if data else "the clients' own data"
     print_finale(last, summary, data_name=name, console=progress.console)

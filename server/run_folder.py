@@ -29,13 +29,20 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from server.newest import (
+    FINISHED,
+    RUNNING,
+    RUNS,
+    came_to_nothing,
+    describe_end,
+    newest_first,
+)
 from supernet.config import Scalar
 from supernet.digest import digest
 from supernet.files import write_whole
 from supernet.wire import source_fingerprint, source_root
 
 FORMAT = 1
-RUNS = "~/.superfednas/runs"
 LATEST = "latest"
 _NOTE = "superfednas"
 _PACKAGES = ("superfednas", "flwr", "torch", "numpy", "ray")
@@ -112,7 +119,7 @@ class RunFolder:
         run.info = {
             "format": FORMAT,
             "settings": dict(settings),
-            "status": "running",
+            "status": RUNNING,
             "round": 0,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": _versions(),
@@ -124,7 +131,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open an existing run folder; ``latest`` is the newest in ``~/.superfednas/runs``.
+        """Open an existing run folder.
+
+        ``latest`` is the newest in ``~/.superfednas/runs``; one that failed or was interrupted
+        before it had trained anything is passed by.
 
         Raises
         ------
@@ -260,7 +270,7 @@ class RunFolder:
     def finish(self, state: Mapping[str, torch.Tensor], rounds: int) -> None:
         """Write the trained supernet and mark the run as finished."""
         write_tensors(self.path / "supernet.safetensors", state, {"round": rounds})
-        self.info |= {"status": "finished", "round": rounds}
+        self.info |= {"status": FINISHED, "round": rounds}
         self.save_info()
 
     def weights(self) -> tuple[dict[str, torch.Tensor], int]:
@@ -321,13 +331,17 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _latest() -> Path:
-    started = {}
-    for path in Path(RUNS).expanduser().glob("*/run.json"):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged run is passed by
-            started[path.parent] = str(json.loads(path.read_text()).get("started", ""))
-    if not started:
+    """Return the newest run that holds something, or may yet."""
+    runs = newest_first()
+    if not runs:
         raise RunFolderError(f"there is no run folder in {RUNS}: name one")
-    return max(started, key=lambda folder: (started[folder], folder.name))
+    for run in runs:
+        if not came_to_nothing(run):
+            return run
+    raise RunFolderError(
+        f"no run in {RUNS} has trained anything; the newest, {str(runs[0])!r}, "
+        f"{describe_end(runs[0])}"
+    )
 
 
 def _default_path(space: str) -> Path:

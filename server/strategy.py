@@ -103,7 +103,7 @@ class SupernetStrategy(Strategy):
             note=self.progress.note,
             folder=None if run is None else run.path / "checkpoints",
         )
-        self._exposition = Exposition()
+        self._exposition = Exposition("" if run is None else run.path.name)
         self._beta = settings.beta()
         self._lr = settings.lr()
         self._plan: RoundPlan | None = None
@@ -238,13 +238,18 @@ class SupernetStrategy(Strategy):
         self.progress.round(row)
         if plan.evaluate:
             self._evaluate(number, rungs)
-        if self.run_folder is not None:
-            write_whole(self.run_folder.path / "metrics.prom", self._exposition.text(s.rounds))
+        self.expose()
         if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
             self._checkpoint(number)
         for hook in self._hooks:
             hook(row)
         return row
+
+    def expose(self) -> None:
+        """Write the run folder's ``metrics.prom``: what is known now, and the run's status."""
+        if self.run_folder is not None:
+            text = self._exposition.text(self.settings.rounds, self.run_folder.info["status"])
+            write_whole(self.run_folder.path / "metrics.prom", text)
 
     def _record(self, row: Row) -> None:
         self.rows.append(row)
@@ -260,7 +265,7 @@ class SupernetStrategy(Strategy):
         self.rows = []
         for row in rows:
             self.rows.append(row)
-            self._exposition.add(row)
+            self._exposition.restore(row)
         for name, part in self._memories().items():
             if name in memory:
                 part.restore(memory[name])

@@ -15,9 +15,13 @@ import pytest
 
 import cli
 from deploy import doctor, faults, leftovers, machine
+from deploy.asking import CONTROL, FLEET, Address
 from deploy.finding import FAULT, OK, WARNING, Finding
-from deploy.superlink_checks import FLEET, Address, superlink
-from tests.processes import BIN, ROOT, environment, free_ports, process, wait_until
+from deploy.superlink_checks import superlink
+from server.roster import RosterError
+from tests.processes import BIN, ROOT, environment, free_ports, listens, process, wait_until
+from tests.processes import superlink as plain_superlink
+from tests.training import full_run
 
 
 def states(found: list[Finding]) -> list[str]:
@@ -358,6 +362,15 @@ def test_a_process_that_outlived_its_superlink_is_found(tmp_path: Path) -> None:
         ("Timed out waiting for file /tmp/ray", "run it again"),
         ("Ssl handshake failed: SSL_ERROR_SSL", "--root-certificates"),
         ("Port in server address 127.0.0.1:9094 is already in use.", "choose another port"),
+        ("error: dataset = 'none': the server has no data to read num-classes", "num-classes=10"),
+        ("RosterError: min-nodes = 5: 5 nodes are needed and 1 usable is there ()", "node-timeout"),
+        ("OSError: [Errno 28] No space left on device: 'x'", "free some space"),
+        ("TrainingStalled: no usable reply in 3 rounds: odd", "refusals"),
+        ("TrainingStalled: no usable reply in 3 rounds: error 8: x", "superfednas probe"),
+        (
+            "RosterError: 5 nodes are needed and 1 usable is there (error 2: x)",
+            "what is said of the",
+        ),
     ],
 )
 def test_every_fault_has_its_remedy(reason: str, remedy: str) -> None:
@@ -384,6 +397,68 @@ def test_refusals_of_a_run_are_counted_by_fault(tmp_path: Path) -> None:
     assert second.found.startswith("1 × ") and "(a)" in second.found
     (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[-1]))
     assert states(faults.refusals(tmp_path)) == [OK]
+
+
+def newest(home: Path, name: str, status: str, done: int, text: str = "") -> Path:
+    run = home / ".superfednas/runs" / name
+    run.mkdir(parents=True)
+    info = {"format": 1, "status": status, "round": done, "started": name}
+    (run / "run.json").write_text(json.dumps(info))
+    if text:
+        (run / "log.jsonl").write_text(json.dumps({"event": status, "text": text}) + "\n")
+    return run
+
+
+def newest_found() -> list[tuple[str, str, str]]:
+    check = doctor.machine_checks()["newest run"]
+    return [(each.state, each.found, each.remedy) for each in doctor.examine({"newest run": check})]
+
+
+def test_why_the_newest_run_failed_is_told_with_the_remedy(home: Path) -> None:
+    assert newest_found() == []
+    newest(home, "0", "finished", 9)
+    assert newest_found() == []
+    few = "RosterError: min-nodes = 5: 5 nodes are needed and 1 usable is there (asked)"
+    run = newest(home, "1", "failed", 0, few)
+    ((state, found, remedy),) = newest_found()  # though `latest` is the finished one
+    assert (state, found) == (
+        WARNING,
+        f"{run} failed before a trained round was kept ({few})",
+    )
+    assert "lower clients-per-round and min-nodes" in remedy
+    run = newest(home, "2", "failed", 0, "ValueError: no such thing")
+    assert newest_found() == [
+        (
+            WARNING,
+            f"{run} failed before a trained round was kept (ValueError: no such thing)",
+            "mend that; then start it again",
+        )
+    ]
+    newest(home, "3", "failed", 4, "RuntimeError: odd")
+    (_, found, remedy) = newest_found()[0]
+    assert "failed after round 4 (RuntimeError: odd)" in found
+    assert "go on with the run folder" in remedy
+    newest(home, "4", "failed", 4)
+    assert "flwr log" in newest_found()[0][2]
+    newest(home, "5", "interrupted", 0)
+    assert newest_found() == []
+
+
+def test_a_failure_is_told_beside_the_refusals(home: Path) -> None:
+    run = newest(home, "1", "failed", 3, "TrainingStalled: no usable reply in 3 rounds: odd")
+    row = {"kind": "round", "clients": [{"client": "b", "reason": "error 5: x"}]}
+    (run / "metrics.jsonl").write_text(json.dumps(row))
+    (_, why, mend), (_, refused, _) = newest_found()
+    assert "no usable reply in 3 rounds" in why and "mend what the refusals say" in mend
+    assert refused.startswith("1 × ") and "(b)" in refused
+
+
+def test_a_run_that_really_fails_at_its_start_is_explained(home: Path) -> None:
+    with pytest.raises(RosterError):
+        full_run(home / ".superfednas/runs/a", {"min-nodes": 9, "node-timeout": 0.01})
+    ((_, found, remedy),) = newest_found()
+    assert "failed before a trained round was kept (RosterError: min-nodes = 9: 9 nodes" in found
+    assert "raise node-timeout" in remedy
 
 
 # A superlink
@@ -511,6 +586,40 @@ def test_another_host_is_told_the_names_of_the_certificate(
     assert found.state == FAULT
     assert found.found == "the certificate is for localhost, 127.0.0.1, not for lab.example"
     assert "subjectAltName=DNS:lab.example" in found.remedy
+    assert "superfednas keys CREDENTIALS --host lab.example" in found.remedy
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "lab..example"])
+def test_a_name_that_is_not_known_and_a_port_that_nobody_has_are_told_apart(host: str) -> None:
+    (unknown,) = superlink(Address(FLEET, host, 9092))
+    assert unknown.state == FAULT
+    assert unknown.found.startswith("the host's name is not known: ")
+    assert f"the spelling of '{host}'" in unknown.remedy
+    (port,) = free_ports(1)
+    (refused,) = superlink(Address(FLEET, "127.0.0.1", port))
+    assert (refused.state, refused.found) == (FAULT, "nobody listens there")
+    assert f"--fleet-api-address 0.0.0.0:{port}" in refused.remedy
+
+
+@pytest.mark.processes
+def test_a_superlink_in_plain_text_tells_its_ports_apart_too(tmp_path: Path) -> None:
+    with plain_superlink(tmp_path, environment(tmp_path)) as fleet:
+        (inner,) = (w for w in fleet.superlink_command if w.startswith("--serverappio"))
+        ports = [int(w.rpartition(":")[2]) for w in (fleet.address, fleet.control, inner)]
+        wait_until(lambda: all(map(listens, ports)), 60, "the start of all APIs")
+        there = {
+            (api, port): superlink(Address(api, "127.0.0.1", port))[-1]
+            for api in (FLEET, CONTROL)
+            for port in ports
+        }
+    assert [found.found.partition(" listens")[0] for found in there.values()] == [
+        "answers; no key was named",
+        "the Control API",
+        "an API for Flower's own programs (by default ports 9091 and 9094)",
+        "the Fleet API",
+        "none yet",
+        "an API for Flower's own programs (by default ports 9091 and 9094)",
+    ]
 
 
 @pytest.mark.parametrize("text", ["lab", "lab:", ":9092", "lab:x", "lab:0", "lab:70000"])
@@ -542,7 +651,7 @@ def test_a_real_superlink_says_whether_a_key_is_known(certificates: Path, tmp_pa
     key = tmp_path / "node0"
     _ssh_key(key)
     at = Address(FLEET, "127.0.0.1", fleet, certificates / "ca.crt")
-    administered = Address("Control API", "127.0.0.1", control, certificates / "ca.crt")
+    administered = Address(CONTROL, "127.0.0.1", control, certificates / "ca.crt")
     assert superlink(at)[-1].found == "nobody listens there"
     with process(command, env, tmp_path, tmp_path / "superlink.log"):
         wait_until(lambda: superlink(administered)[-1].found == "none yet", 60, "the start")
@@ -561,8 +670,21 @@ def test_a_real_superlink_says_whether_a_key_is_known(certificates: Path, tmp_pa
         for _ in range(2):  # asking activates nothing
             assert superlink(at, key)[-1] == Finding("key", OK, "known to the superlink")
             assert superlink(administered, key)[-1].found == "registered"
-        swapped = Address(FLEET, "127.0.0.1", control, certificates / "ca.crt")
-        assert "another service" in superlink(swapped)[-1].found
+        for api, port, there in (
+            (FLEET, control, "the Control API"),
+            (CONTROL, fleet, "the Fleet API"),
+            (FLEET, own, "an API for Flower's own programs (by default ports 9091 and 9094)"),
+            (CONTROL, own, "an API for Flower's own programs (by default ports 9091 and 9094)"),
+        ):
+            for private in (None, key):
+                where = Address(api, "127.0.0.1", port, certificates / "ca.crt")
+                found = superlink(where, private)[-1]
+                assert (found.state, found.found) == (
+                    FAULT,
+                    f"{there} listens there, not the {api}",
+                )
+                wanted = "by default 9092: nodes" if api == FLEET else "by default 9093: flwr"
+                assert wanted in found.remedy
         plain = Address(FLEET, "127.0.0.1", fleet)
         assert "not answer in plain text" in superlink(plain)[-1].found
 

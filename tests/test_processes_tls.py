@@ -169,11 +169,15 @@ def test_a_node_is_registered_once_however_often_it_is_asked(deployment: Deploym
     command = [sys.executable, "-m", "cli", "register", str(deployment.credentials.folder)]
     command += [f"--superlink=127.0.0.1:{deployment.control}", "--node=late", "--json"]
     make_credentials(deployment.credentials.folder, ["127.0.0.1"], ["late"])
+    nodes: list[str] = []
     for expected in ({"registered": ["late"], "known": []}, {"registered": [], "known": ["late"]}):
         done = subprocess.run(
             command, env=deployment.env, cwd=ROOT, capture_output=True, text=True, timeout=120
         )
-        assert json.loads(done.stdout) == expected, done.stderr
+        told = json.loads(done.stdout)
+        nodes.append(told.pop("nodes")["late"])
+        assert told == {**expected, "revoked": []}, done.stderr
+    assert nodes[0] == nodes[1] != ""
 
 
 def test_operators_without_tls_or_with_another_authority_are_refused(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import cli
 import deploy.trained
 import nas.measuring
 import superfednas
@@ -228,9 +229,59 @@ def test_the_latest_run(run: Path, no_images: None) -> None:
     assert find_plan("latest") == run / "plans/plan-002.json"
 
 
+def test_a_run_that_is_named_gives_its_own_newest_plan(
+    run: Path, no_images: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = run.with_name("newer")
+    shutil.copytree(run, newer)
+    info = json.loads((newer / "run.json").read_text())
+    (newer / "run.json").write_text(json.dumps(info | {"started": "9999"}))
+    request = Request(score="macs")
+    for _ in range(2):
+        _, older_plan = superfednas.search(run, LIMITS, request=request)
+    _, newer_plan = superfednas.search(newer, LIMITS, request=request)
+    assert find_plan() == find_plan(run=newer) == newer_plan
+    assert find_plan("latest", run) == older_plan == run / "plans/plan-002.json"
+    assert find_plan(older_plan, run) == find_plan(older_plan) == older_plan
+    monkeypatch.chdir(run.parent)
+    assert find_plan(older_plan, run.name) == older_plan  # the same run, named otherwise
+    with pytest.raises(PlanError) as refusal:
+        find_plan(older_plan, newer)
+    assert str(refusal.value) == (
+        f"{str(older_plan)!r} is a plan of {str(run)!r}, not of {str(newer)!r}: leave out --run, "
+        "or --plan for that run's newest plan"
+    )
+
+
+def test_the_verbs_take_the_run_that_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = run.with_name("newer")
+    shutil.copytree(run, newer)
+    info = json.loads((newer / "run.json").read_text())
+    (newer / "run.json").write_text(json.dumps(info | {"started": "9999"}))
+    plan, _ = superfednas.search(run, LIMITS, request=Request(score="macs"))
+    export = ["export", "--format", "safetensors", "--out", str(tmp_path / "subnet.safetensors")]
+    for arguments in (["test"], export):
+        with pytest.raises(PlanError, match="newer' has no plan yet: search first"):
+            cli.app(arguments, standalone_mode=False)
+    capsys.readouterr()
+    cli.app(["test", "--run", str(run), "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["architecture"] == plan.chosen.architecture
+    assert (run / "plans/plan-001.test.json").exists()
+    cli.app([*export, "--run", str(run)], standalone_mode=False)
+    assert f"{run}/plans/plan-001.json: " in capsys.readouterr().out
+    both = ["--run", str(newer), "--plan", str(run / "plans/plan-001.json")]
+    for arguments in (["test"], export):
+        with pytest.raises(PlanError, match="leave out --run, or --plan"):
+            cli.app([*arguments, *both], standalone_mode=False)
+
+
 def test_no_run_and_no_plan(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PlanError, match="has no plan yet: search first"):
         superfednas.test()
+    with pytest.raises(PlanError, match=rf"search first \(superfednas search --run {run}\)"):
+        superfednas.test(run_dir=run)
     with pytest.raises(RunFolderError, match="is no run folder"):
         superfednas.search(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
