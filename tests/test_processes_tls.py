@@ -80,7 +80,7 @@ def test_a_refused_node_says_in_one_sentence_why_and_ends(
         "public": ([], "not signed by a public authority", "--root-certificates FILE"),
         "operator": (
             [*trust(keys, "known"), f"--superlink=127.0.0.1:{deployment.control}"],
-            "another service than the Fleet API listens there",
+            "the Control API listens there, not the Fleet API",
             "by default 9092",
         ),
     }
@@ -207,5 +207,5 @@ def test_the_runner_fails_with_the_run(
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert status == 1
     assert [event["event"] for event in events] == ["nodes", "submitted", "failed"]
-    assert events[-1]["reason"].endswith("has ended as finished:failed")
+    assert "has ended as finished:failed: rounds = 0: rounds must be" in events[-1]["reason"]
     assert not (deployment.home / "out").exists()
