@@ -504,7 +504,10 @@ sys.stdin.read()
         ("deploy.superexec, flwr.supernode.cli.flwr_clientapp", set()),
         (
             "deploy.node",
-            {"client", "client.handover", "client.node_config", "server", "server.retries"},
+            {
+                *("client", "client.handover", "client.node_config"),
+                *("server", "server.newest", "server.retries"),
+            },
         ),
     ],
 )
