@@ -15,6 +15,7 @@ from client.node import device_class, flag, node_data, node_name, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
+from supernet.npy import flat_fields
 from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, SUBNET
 
 app = ClientApp()
@@ -54,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
     client, parameters, order = _client(message, context)
     parameters, examples, metrics = client.fit(parameters, order)
     reply = _records({"num-examples": examples, **metrics})
-    reply[ARRAYS] = ArrayRecord({SUBNET: Array(parameters[0])})
+    reply[ARRAYS] = ArrayRecord({SUBNET: Array(*flat_fields(parameters[0]))})
     return Message(reply, reply_to=message)
 
 

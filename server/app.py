@@ -134,6 +134,7 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
     progress.note(f"writing to {run.path}", "started")
     strategy.summary()
     run.info["status"] = "running"
+    strategy.averaging.adopt(prepared.state)  # or it would lie there unused, beside two others
     try:
         state = strategy.train(grid, prepared.state, first=first)
         _finish(run, strategy, state, data)
