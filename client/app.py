@@ -20,6 +20,7 @@ from client.node_config import flag, node_name, unknown_keys, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
+from supernet.npy import flat_fields
 from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, STILL_THERE, SUBNET
 
 app = ClientApp()
@@ -69,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
     client, parameters, order = _client(message, context)
     parameters, examples, metrics = client.fit(parameters, order)
     reply = _records({"num-examples": examples, **metrics})
-    reply[ARRAYS] = ArrayRecord({SUBNET: Array(parameters[0])})
+    reply[ARRAYS] = ArrayRecord({SUBNET: Array(*flat_fields(parameters[0]))})
     return Message(reply, reply_to=message)
 
 

@@ -6,9 +6,9 @@ For every scalar p, with S the clients whose subnet holds p::
 
 The divisor is constant on each cell of the grid that the boxes' edges cut, so a few numbers a
 tensor replace a count per element. The mean is kept running, ``m += (a_k / A)(w_k − m)`` with A the
-weight folded into the cell so far: one read-modify-write pass a reply and no pass at the end, one
-buffer whatever the number of clients, a cell's first client copied bit for bit, and clients that
-agree leave their value untouched to the last bit.
+weight folded into the cell so far: one read-modify-write pass a reply, one buffer whatever the
+number of clients, a cell's first client copied bit for bit, and clients that agree leave their
+value untouched to the last bit. The old state is copied only where nobody was.
 """
 
 import bisect
@@ -19,9 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from supernet.slicing import Boxes, Placement, Slices, pieces, placement_shape, resolve
+from supernet.slicing import Boxes, Slices, pieces, placement_shape, resolve
 
 Update = Mapping[str, torch.Tensor | np.ndarray]
+_ALIGNED = 64  # bytes, as torch's own tensors are
+_WHOLE = [(0, slice(None), slice(None))]  # a dimension that nothing cuts
+_BLOCK = 1 << 18  # numbers converted at a time
 
 
 class Aggregation(Protocol):
@@ -89,34 +92,70 @@ class CellGrid:
         self.edges = [[0, size] for size in shape]
         self.weights = np.zeros((1,) * len(shape))
 
-    def cut(self, dimension: int, position: int) -> None:
-        """Make ``position`` an edge: the cell that it cuts becomes two of equal weight."""
+    def cut(self, dimension: int, position: int) -> int:
+        """Make ``position`` an edge and return its index.
+
+        The cell that it cuts becomes two of equal weight.
+        """
         edges = self.edges[dimension]
         index = bisect.bisect_left(edges, position)
         if edges[index] != position:
             edges.insert(index, position)
-            self.weights = np.insert(
-                self.weights, index, self.weights.take(index - 1, dimension), dimension
+            copies = np.ones(self.weights.shape[dimension], int)
+            copies[index - 1] = 2
+            self.weights = self.weights.repeat(copies, dimension)
+        return index
+
+    def add(self, box: Slices, weight: float) -> Iterator[tuple[Slices, Slices, float]]:
+        """Add ``weight`` inside a box.
+
+        Yields, for each of the box's cells, where it lies in the tensor, where in the box, and the
+        share that the weight now has there.
+        """
+        sides = [self._side(dimension, part) for dimension, part in enumerate(box)]
+        for cell in itertools.product(*sides):
+            index = tuple(number for number, _, _ in cell)
+            total = float(self.weights[index]) + weight
+            self.weights[index] = total
+            yield (
+                tuple(outer for _, outer, _ in cell),
+                tuple(inner for _, _, inner in cell),
+                weight / total,
             )
 
-    def add(self, box: Slices, weight: float) -> Iterator[tuple[Slices, float]]:
-        """Add ``weight`` inside a box; yield each of its cells with the share it now has there."""
-        spans = []
-        for dimension, part in enumerate(box):
-            self.cut(dimension, part.start)
-            self.cut(dimension, part.stop)
-        for dimension, part in enumerate(box):
-            edges = self.edges[dimension]
-            spans.append(
-                range(bisect.bisect_left(edges, part.start), bisect.bisect_left(edges, part.stop))
+    def _side(self, dimension: int, part: slice) -> list[tuple[int, slice, slice]]:
+        """Return a box's cells along one dimension: number, place in the tensor and in the box."""
+        edges, start = self.edges[dimension], part.start
+        if start == 0 and part.stop == edges[-1] and len(edges) == 2:
+            return _WHOLE
+        first, last = self.cut(dimension, start), self.cut(dimension, part.stop)
+        return [
+            (index, slice(low, high), slice(low - start, high - start))
+            for index, (low, high) in enumerate(itertools.pairwise(edges[first : last + 1]), first)
+        ]
+
+    def uncovered(self) -> Iterator[Slices]:
+        """Yield the cells that no weight was added to."""
+        for cell in np.argwhere(self.weights == 0).tolist():
+            yield tuple(
+                slice(edges[index], edges[index + 1])
+                for edges, index in zip(self.edges, cell, strict=True)
             )
-        for cell in itertools.product(*spans):
-            self.weights[cell] += weight
-            where = tuple(
-                slice(self.edges[d][index], self.edges[d][index + 1])
-                for d, index in enumerate(cell)
-            )
-            yield where, weight / float(self.weights[cell])
+
+
+def blank(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors like a state's, each in memory of its own that nothing was written to.
+
+    numpy asks the system for huge pages, torch does not: the first write is several times faster.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        memory = np.empty(size + _ALIGNED, np.uint8)
+        start = -memory.ctypes.data % _ALIGNED
+        flat = torch.from_numpy(memory[start : start + size]).view(tensor.dtype)
+        tensors[name] = flat.view(tensor.shape)
+    return tensors
 
 
 class OverlapAverage:
@@ -125,12 +164,21 @@ class OverlapAverage:
     Parameters
     ----------
     state
-        The supernet's tensors. They are not written to; what nobody covers is kept from here.
+        The supernet's tensors. They are not written to; what nobody covers is copied from here, so
+        they stay as they are until :meth:`result`.
+    into
+        Tensors like the state's that become the result, whatever they hold: who keeps two states
+        and swaps them every round allocates nothing. By default new ones.
     """
 
-    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
-        self._mean = {name: tensor.detach().clone() for name, tensor in state.items()}
-        self._grids = {name: CellGrid(tensor.shape) for name, tensor in state.items()}
+    def __init__(
+        self,
+        state: Mapping[str, torch.Tensor],
+        into: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self._state = {name: tensor.detach() for name, tensor in state.items()}
+        self._mean = blank(self._state) if into is None else dict(into)
+        self._grids = {name: CellGrid(tensor.shape) for name, tensor in self._state.items()}
         self.verdicts: dict[str, str] = {}
 
     def add(
@@ -159,29 +207,41 @@ class OverlapAverage:
             As :func:`check_update`; the average is unchanged then.
         """
         # All before any is folded: torch refuses some arrays, and then nothing may have changed.
-        placements, tensors = check_update(self._mean, update, weight, boxes)
+        placements, tensors = check_update(self._state, update, weight, boxes)
         if weight:
             for name, placement in placements.items():
-                self._fold(name, placement, tensors[name], weight)
+                for outer, inner in pieces(placement):
+                    self._fold(name, outer, tensors[name][inner], weight)
 
-    def _fold(self, name: str, placement: Placement, tensor: torch.Tensor, weight: float) -> None:
-        mean, grid = self._mean[name], self._grids[name]
-        for outer, inner in pieces(placement):
-            part = tensor[inner]
-            for cell, share in grid.add(outer, weight):
-                within = tuple(
-                    slice(c.start - o.start, c.stop - o.start)
-                    for c, o in zip(cell, outer, strict=True)
-                )
-                new = part[within].to(mean.dtype)
-                if share == 1:
-                    mean[cell].copy_(new)
-                else:
-                    mean[cell].lerp_(new, share)
+    def _fold(self, name: str, outer: Slices, part: torch.Tensor, weight: float) -> None:
+        mean = self._mean[name]
+        for cell, within, share in self._grids[name].add(outer, weight):
+            # The first of a cell is copied, which alone makes what the buffer held before harmless.
+            if share == 1:
+                mean[cell].copy_(part[within])
+            else:
+                _move(mean[cell], part[within], share)
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state: the running means, and the server's values where nobody was.
 
         The tensors are the average's own buffers; fold nothing more after handing them on.
         """
+        for name, grid in self._grids.items():
+            for cell in grid.uncovered():
+                self._mean[name][cell].copy_(self._state[name][cell])
         return self._mean
+
+
+def _move(mean: torch.Tensor, new: torch.Tensor, share: float) -> None:
+    """Move a mean towards new values by a share of their difference."""
+    if new.dtype == mean.dtype:
+        mean.lerp_(new, share)
+    elif new.numel() <= _BLOCK or not new.dim():
+        mean.lerp_(new.to(mean.dtype), share)
+    else:
+        # Converted by parts: a whole tensor's copy would be fresh memory, slow to write first.
+        rows = max(1, _BLOCK * len(new) // new.numel())
+        for start in range(0, len(new), rows):
+            part = slice(start, start + rows)
+            mean[part].lerp_(new[part].to(mean.dtype), share)

@@ -158,6 +158,7 @@ def _train(prepared: Prepared, run: RunFolder, grid: Grid, progress: Progress) -
         )
     progress.note(f"writing to {run.path}", "started")
     strategy.summary()
+    strategy.averaging.adopt(prepared.state)  # or it would lie there unused, beside two others
     try:
         run.info["status"] = RUNNING  # of a run that goes on, too: until now it said how it ended
         run.save_info()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Message, Metadata
 
 from server.aggregation import Aggregation
@@ -118,7 +119,7 @@ class Folding:
                     raise BadReply(closing.missed())
                 reply = check_reply(message, plan.expected(index, self._space, s.wire_dtype))
                 flat = reply.flat
-                found[index] = replace(reply, flat=flat[:0])
+                found[index] = replace(reply, flat=np.empty(0))  # a slice would keep the whole
                 closing.count(names[index])
             except BadReply as reason:
                 found[index] = str(reason)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from server.assignment import Client
+from server.outgoing import Outgoing
 from server.replies import Expected
 from server.settings import Settings
-from supernet import Architecture, SearchSpace, State, extract
+from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
 from supernet.wire import (
     ARRAYS,
@@ -15,7 +16,6 @@ from supernet.wire import (
     SUBNET,
     TrainOrder,
     encode_list,
-    pack,
 )
 
 
@@ -50,7 +50,7 @@ class RoundPlan:
         )
 
 
-def train_messages(plan: RoundPlan, state: State, space: SearchSpace, s: Settings) -> list[Message]:
+def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Settings) -> list[Message]:
     """Return one message a client: its subnet's weights, serialised once a distinct subnet.
 
     ``plan.bytes_down`` is filled with the bytes of each client's array.
@@ -70,8 +70,7 @@ def train_messages(plan: RoundPlan, state: State, space: SearchSpace, s: Setting
     messages = []
     for name, arch in plan.assignment.items():
         if arch not in records:
-            flat = pack(extract(state, space.boxes(arch)), s.wire_dtype)
-            records[arch] = ArrayRecord({SUBNET: Array(flat)})
+            records[arch] = outgoing.record(state, arch)
         plan.bytes_down[name] = len(records[arch][SUBNET].data)
         evaluate = [arch, *plan.evaluate] if plan.evaluate else []
         mine = replace(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from nas.accuracy import Score
@@ -19,16 +19,17 @@ from nas.measuring import ScoreBook
 from nas.regression import design
 from server.assignment import Client, Random
 from server.exchange import exchange
+from server.outgoing import Outgoing
 from server.progress import Progress, amount
 from server.replies import BadReply, Scored, check_scores
 from server.roster import Roster
 from server.run_folder import RunFolder, RunFolderError
 from server.settings import Settings, check_settings
 from server.watch import Watch
-from supernet import Architecture, SearchSpace, State, extract
+from supernet import Architecture, SearchSpace, State
 from supernet.config import Scalar, flatten
 from supernet.digest import digest
-from supernet.wire import ARRAYS, CONFIG, SUBNET, TrainOrder, encode_list, numpy_dtype, pack
+from supernet.wire import ARRAYS, CONFIG, TrainOrder, encode_list, numpy_dtype
 
 NODES = "nodes"
 _SHORT = 12
@@ -177,6 +178,7 @@ def _send(
 ) -> dict[Architecture, list[Score]]:
     """Send one message a node at a time, so that few weights wait, and collect the scores."""
     found: dict[Architecture, list[Score]] = {}
+    outgoing = Outgoing(space, settings.wire_dtype)
     queues: dict[int, list[Errand]] = {}
     for errand in errands:
         queues.setdefault(errand.node, []).append(errand)
@@ -184,8 +186,7 @@ def _send(
         wave = [queue.pop(0) for queue in queues.values() if queue]
         weights: dict[Architecture, ArrayRecord] = {}  # one serialisation a distinct subnet
         for outer in dict.fromkeys(errand.outer for errand in wave):
-            flat = pack(extract(state, space.boxes(outer)), settings.wire_dtype)
-            weights[outer] = ArrayRecord({SUBNET: Array(flat)})
+            weights[outer] = outgoing.record(state, outer)
         messages = [_message(errand, weights[errand.outer], settings) for errand in wave]
         watch = Watch(grid, [e.node if e.node in in_turn else None for e in wave])
         for index, reply in exchange(grid, messages, settings.round_timeout, watch=watch):

@@ -25,6 +25,7 @@ from server.evaluation import fuse_ladder, score_ladder
 from server.exchange import Late, exchange
 from server.exposition import Exposition
 from server.folding import Folded, Folding, placed
+from server.outgoing import Outgoing
 from server.plan import RoundPlan, train_messages
 from server.progress import Progress, duration
 from server.replies import Reply
@@ -103,6 +104,7 @@ class SupernetStrategy(Strategy):
             note=self.progress.note,
             folder=None if run is None else run.path / "checkpoints",
         )
+        self._outgoing = Outgoing(self.space, settings.wire_dtype)
         self._exposition = Exposition("" if run is None else run.path.name)
         self._beta = settings.beta()
         self._lr = settings.lr()
@@ -171,6 +173,7 @@ class SupernetStrategy(Strategy):
                     )
         finally:
             self.progress.stop()
+            self.averaging.let_go()
         return self.state
 
     def start(
@@ -210,7 +213,9 @@ class SupernetStrategy(Strategy):
                     result.evaluate_metrics_serverapp[row["round"]] = found
 
             self._hooks.append(after)
-        self.train(grid, initial_arrays.to_torch_state_dict())
+        state = initial_arrays.to_torch_state_dict()
+        self.averaging.adopt(state)
+        self.train(grid, state)
         result.arrays = ArrayRecord(self.state)
         for row in self.rows:
             if row["kind"] == "round":
@@ -317,7 +322,7 @@ class SupernetStrategy(Strategy):
             evaluate=evaluate,
             bytes_down={},
         )
-        return plan, train_messages(plan, self.state, self.space, self.settings)
+        return plan, train_messages(plan, self.state, self._outgoing, self.settings)
 
     def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
         s = self.settings

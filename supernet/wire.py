@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,20 +123,43 @@ def numpy_dtype(wire_dtype: str) -> np.dtype:
     return _WIRE[wire_dtype][1]
 
 
-def pack(tensors: Mapping[str, torch.Tensor], wire_dtype: str = "float32") -> np.ndarray:
-    """Lay tensors one behind the other, in their order, into one new flat array."""
-    number, dtype = _WIRE[wire_dtype]
-    flat = torch.empty(sum(tensor.numel() for tensor in tensors.values()), dtype=number)
+def pack(
+    tensors: Mapping[str, torch.Tensor],
+    wire_dtype: str = "float32",
+    into: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lay tensors one behind the other, in their order, into one flat array.
+
+    Parameters
+    ----------
+    tensors
+        The tensors.
+    wire_dtype
+        The number format of the array.
+    into
+        A flat array of the right length that becomes the result; by default a new one.
+
+    Raises
+    ------
+    ValueError
+        As :func:`unpack`, for ``into``, and where it cannot be written to.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name, view in _views(flat, shapes).items():
+    if into is None:
+        into = np.empty(numel(shapes), numpy_dtype(wire_dtype))
+    if not into.flags.writeable:
+        raise ValueError("an array that cannot be written to holds no result")
+    for name, view in unpack(into, shapes, wire_dtype).items():
         view.copy_(tensors[name].detach())
-    return flat.view(torch.uint8).numpy().view(dtype)
+    return into
 
 
 def unpack(
     flat: np.ndarray, shapes: Mapping[str, Shape], wire_dtype: str = "float32"
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of a flat array as views into it.
+
+    torch knows no tensors that are not to be written to: the views of an array that cannot be are.
 
     Raises
     ------
@@ -147,16 +171,22 @@ def unpack(
         raise ValueError(f"shape {flat.shape} in place of ({numel(shapes)},)")
     if flat.dtype != expected:
         raise ValueError(f"dtype {flat.dtype} in place of {expected} for wire-dtype {wire_dtype}")
-    return _views(torch.from_numpy(flat.view(np.uint8)).view(number), shapes)
-
-
-def _views(flat: torch.Tensor, shapes: Mapping[str, Shape]) -> dict[str, torch.Tensor]:
+    whole = _tensor(flat.view(np.uint8)).view(number)
     views, offset = {}, 0
     for name, shape in shapes.items():
         size = math.prod(shape)
-        views[name] = flat[offset : offset + size].view(shape)
+        views[name] = whole[offset : offset + size].view(shape)
         offset += size
     return views
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Return an array as a tensor, without torch's warning about one that cannot be written to."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def encode_list(texts: list[str]) -> str:

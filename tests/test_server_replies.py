@@ -101,6 +101,21 @@ def test_a_right_reply_passes(dtype: str) -> None:
     assert (found.source, found.source_root) == ("abc", "/app")
 
 
+@pytest.mark.parametrize("dtype", WIRE_DTYPES)
+def test_a_right_replys_numbers_are_a_view_of_what_came(dtype: str) -> None:
+    message = reply(flat(dtype))
+    found = check_reply(message, replace(EXPECTED, wire_dtype=dtype)).flat
+    came = np.frombuffer(message.content.array_records["arrays"]["subnet"].data, np.uint8)
+    assert np.shares_memory(found, came) and not found.flags.writeable
+
+
+def test_a_reply_that_another_numpy_wrote_passes() -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, flat(), (2, 0))
+    array = Array("float32", (LENGTH,), "numpy.ndarray", content.getvalue())
+    assert np.array_equal(check_reply(reply(array), EXPECTED).flat, flat())
+
+
 def test_a_reply_without_evaluation_passes() -> None:
     found = check_reply(reply(), EXPECTED)
     assert found.evaluation == ()
@@ -197,6 +212,15 @@ def bad_numbers(dtype: str) -> list[np.ndarray]:
 def test_numbers_that_are_not_finite_are_refused(dtype: str, which: int) -> None:
     said = refused(reply(bad_numbers(dtype)[which]), replace(EXPECTED, wire_dtype=dtype))
     assert "not finite" in said
+
+
+@pytest.mark.parametrize("dtype", WIRE_DTYPES)
+@pytest.mark.parametrize("where", [0, 2**16 - 1, 2**16, 2**16 + 6])
+def test_every_number_is_looked_at(dtype: str, where: int) -> None:
+    tensor = torch.zeros(2**16 + 7)
+    assert finite(pack({"w": tensor}, dtype), dtype)
+    tensor[where] = float("-inf")
+    assert not finite(pack({"w": tensor}, dtype), dtype)
 
 
 @settings(max_examples=200, deadline=None)

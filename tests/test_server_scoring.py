@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deploy.trained
-import server.scoring
+import server.outgoing
 import superfednas
 from client.app import app as client_app
 from client.node import node_data
@@ -227,11 +227,13 @@ def test_weights_for_several_nodes_are_packed_once(
 ) -> None:
     calls = list[str]()
 
-    def counting(tensors: Mapping[str, torch.Tensor], wire_dtype: str) -> np.ndarray:
+    def counting(
+        tensors: Mapping[str, torch.Tensor], wire_dtype: str, into: np.ndarray
+    ) -> np.ndarray:
         calls.append(wire_dtype)
-        return pack(tensors, wire_dtype)
+        return pack(tensors, wire_dtype, into)
 
-    monkeypatch.setattr(server.scoring, "pack", counting)
+    monkeypatch.setattr(server.outgoing, "pack", counting)
     ask(run, canned())
     assert calls == ["float32"]
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -118,6 +119,35 @@ def test_unpack_gives_views_and_pack_a_new_array(wire: str) -> None:
     copied = pack(views, wire)
     copied.view(np.uint8)[:] = 0
     assert views["w"][0, 1] == 1
+
+
+@pytest.mark.parametrize("wire", WIRE_DTYPES)
+def test_pack_fills_an_array_that_it_is_given(wire: str) -> None:
+    tensors = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T, "b": torch.tensor([0.5])}
+    room = pack({"w": torch.full((7,), 9.0)}, wire)
+    into = room[1:6]
+    assert pack(tensors, wire, into) is into
+    assert into.tobytes() == pack(tensors, wire).tobytes()
+    assert room[[0, 6]].tobytes() == pack({"w": torch.full((2,), 9.0)}, wire).tobytes()
+
+
+def test_pack_refuses_an_array_that_does_not_fit() -> None:
+    for into in (np.zeros(2, np.float32), np.zeros(3, np.float64), np.zeros((3, 1), np.float32)):
+        with pytest.raises(ValueError, match="in place of"):
+            pack({"w": torch.ones(3)}, into=into)
+    closed = np.frombuffer(bytes(12), np.float32)
+    with pytest.raises(ValueError, match="cannot be written to"):
+        pack({"w": torch.ones(3)}, into=closed)
+    assert not closed.any()
+
+
+def test_what_cannot_be_written_to_is_unpacked_in_silence() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = unpack(
+            np.frombuffer(np.arange(3, dtype=np.float32).tobytes(), np.float32), {"w": (3,)}
+        )
+    assert found["w"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("wire", ["float16", "bfloat16"])
