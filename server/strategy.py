@@ -27,11 +27,12 @@ from server.exposition import Exposition
 from server.folding import Folded, Folding, placed
 from server.outgoing import Outgoing
 from server.plan import RoundPlan, train_messages
-from server.progress import Progress, duration
+from server.progress import Progress
 from server.replies import Reply
 from server.roster import Roster
 from server.run_folder import Checkpoint, RunFolder
 from server.settings import Settings
+from server.telling import Telling
 from server.watch import Watch
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
@@ -40,8 +41,6 @@ from supernet.wire import source_fingerprint
 
 Row = dict[str, Any]
 _FAILED_ROUNDS = 3
-_ENDS = 2  # the smallest and the largest
-_SAID = 5  # names in one sentence
 
 
 class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
@@ -82,6 +81,7 @@ class SupernetStrategy(Strategy):
         self.run_folder = run
         self.data = data if settings.evaluate_on != "clients" else None
         self.progress = Progress() if progress is None else progress
+        self._telling = Telling(settings, self.space, self.progress.note)
         self.ladder = ladder(self.space, settings.ladder)
         self.state: State = {}
         self.rows: list[Row] = []
@@ -117,33 +117,7 @@ class SupernetStrategy(Strategy):
 
     def summary(self) -> None:
         """Say what will be trained, and how."""
-        s, space = self.settings, self.space
-        rule = (
-            f"{s.averaging} averaging"
-            if self._beta is None
-            else f"MaxNet averaging, β {s.beta_schedule} {s.beta_start:g} to "
-            f"{s.beta_end or 1 / s.clients_per_round:g} over {s.beta_share:.0%} of the rounds"
-        )
-        for line in (
-            f"space {space.name}: {space.size:,} subnets, "
-            f"{space.macs(space.smallest) / 1e6:.2f} to {space.macs(space.largest) / 1e6:.2f} "
-            f"MMACs, norm {space.norm}",
-            f"{s.rounds} rounds, {s.clients_per_round} clients a round, {s.assignment}, {rule}",
-            f"local SGD: lr {s.local.lr:g} ({s.lr_schedule}), "
-            + (
-                f"{s.local.local_steps} steps"
-                if s.local.local_steps
-                else f"{s.local.local_epochs} epochs"
-            )
-            + f" of batches of {s.local.batch_size}, clip {s.local.clip_norm:g}",
-        ):
-            self.progress.note(line, "summary")
-        ends_only = s.assignment in ("tracking-sandwich", "sandwich", "most-data")
-        if ends_only and s.clients_per_round <= _ENDS:
-            self.progress.note(
-                f"clients-per-round = {s.clients_per_round}: {s.assignment} then trains only the "
-                "ends of the space; use 3 or more, or assignment = 'random'"
-            )
+        self._telling.summary()
 
     # The run
 
@@ -202,6 +176,7 @@ class SupernetStrategy(Strategy):
                 round_timeout=timeout or self.settings.round_timeout,
             )
             self._beta, self._lr = self.settings.beta(), self.settings.lr()
+            self._telling = Telling(self.settings, self.space, self.progress.note)
         self.summary()
         result = Result()
         if evaluate_fn is not None:
@@ -234,7 +209,7 @@ class SupernetStrategy(Strategy):
             enough=closing.enough,
             late=self.late,
             tasks=[LateTask(plan, index) for index in range(len(messages))],
-            tell=lambda indices, seconds: self._say_who_is_waited_for(plan, indices, seconds),
+            tell=lambda indices, seconds: self._telling.waiting(plan, indices, seconds),
             watch=self._watch(plan, grid),
         )
         row, rungs = self._fold(plan, replies, closing)
@@ -300,8 +275,9 @@ class SupernetStrategy(Strategy):
         assignment = self.policy.assign(number, clients)
         favoured = self.policy.favoured(assignment)
         beta = None if self._beta is None else self._beta(number - 1)
-        if beta is not None and self.space.largest not in assignment.values():
-            self._say_who_leads(number, assignment, favoured)
+        nobody = self.space.largest not in assignment.values()
+        if beta is not None and nobody and self.settings.assignment != "fixed":
+            self._telling.leader(number, assignment, favoured)
         examples = {client.name: client.examples or 0 for client in clients}
         weights = round_weights(
             assignment,
@@ -341,59 +317,15 @@ class SupernetStrategy(Strategy):
         awake = self.roster.rested(free, number)
         wanted += s.over_sample
         if len(awake) < wanted:
-            self.progress.note(
-                f"round {number}: only {len(awake)} of {wanted} clients are there",
-                "few-clients",
-                round=number,
-                clients=len(awake),
-                wanted=wanted,
-            )
+            self._telling.few_clients(number, len(awake), wanted)
         sampled = sample_clients(awake, wanted, s.seed, number)
         clients = [usable[name][1] for name in sampled]
         return clients, {client.name: usable[client.name][0] for client in clients}
 
-    def _say_who_leads(
-        self, number: int, assignment: dict[str, Architecture], favoured: Sequence[str]
-    ) -> None:
-        if self.settings.assignment == "fixed":
-            return
-        macs = self.space.macs(assignment[favoured[0]])
-        self.progress.note(
-            f"round {number}: nobody holds the largest subnet; the largest assigned "
-            f"({macs / 1e6:.2f} MMACs, client {', '.join(favoured)}) takes its β",
-            "no-largest",
-            round=number,
-            client=favoured[0],
-            macs=macs,
-        )
-
-    def _say_who_is_waited_for(
-        self, plan: RoundPlan, indices: Sequence[int], seconds: float
-    ) -> None:
-        clients = [list(plan.assignment)[index] for index in indices]
-        named = ", ".join(clients[:_SAID]) + (" …" if len(clients) > _SAID else "")
-        self.progress.note(
-            f"round {plan.round}: waiting for {len(clients)} replies ({named}) since "
-            f"{duration(seconds)}, at most {duration(self.settings.round_timeout)}",
-            "waiting",
-            round=plan.round,
-            clients=clients,
-        )
-
     def _watch(self, plan: RoundPlan, grid: Grid) -> Watch:
-        names, in_turn = list(plan.assignment), self.roster.in_turn
-
-        def tell(index: int) -> None:
-            self.progress.note(
-                f"round {plan.round}: client {names[index]} is there and has lost its message "
-                "(killed at work and started again?)",
-                "message-lost",
-                round=plan.round,
-                client=names[index],
-            )
-
-        nodes = [plan.nodes[name] if plan.nodes[name] in in_turn else None for name in names]
-        return Watch(grid, nodes, tell=tell)
+        in_turn = self.roster.in_turn
+        nodes = [node if node in in_turn else None for node in plan.nodes.values()]
+        return Watch(grid, nodes, tell=lambda index: self._telling.lost(plan, index))
 
     def _due(self, number: int) -> bool:
         every = self.settings.evaluate_every
