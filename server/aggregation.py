@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from supernet.slicing import Boxes, Slices, pieces, placement_shape, resolve
+from supernet.slicing import Boxes, Slices, pieces, placement_shape, resolve, single_box
 
 Update = Mapping[str, torch.Tensor | np.ndarray]
 _ALIGNED = 64  # bytes, as torch's own tensors are
@@ -114,14 +114,10 @@ class CellGrid:
         """
         sides = [self._side(dimension, part) for dimension, part in enumerate(box)]
         for cell in itertools.product(*sides):
-            index = tuple(number for number, _, _ in cell)
+            index, outer, inner = zip(*cell, strict=True) if cell else ((), (), ())
             total = float(self.weights[index]) + weight
             self.weights[index] = total
-            yield (
-                tuple(outer for _, outer, _ in cell),
-                tuple(inner for _, _, inner in cell),
-                weight / total,
-            )
+            yield outer, inner, weight / total
 
     def _side(self, dimension: int, part: slice) -> list[tuple[int, slice, slice]]:
         """Return a box's cells along one dimension: number, place in the tensor and in the box."""
@@ -210,6 +206,10 @@ class OverlapAverage:
         placements, tensors = check_update(self._state, update, weight, boxes)
         if weight:
             for name, placement in placements.items():
+                box = single_box(placement)
+                if box is not None:
+                    self._fold(name, box, tensors[name], weight)
+                    continue
                 for outer, inner in pieces(placement):
                     self._fold(name, outer, tensors[name][inner], weight)
 

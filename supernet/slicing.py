@@ -30,6 +30,13 @@ def placement_shape(placement: Placement) -> Shape:
     return tuple(sum(stop - start for start, stop in intervals) for intervals in placement)
 
 
+def single_box(placement: Placement) -> Slices | None:
+    """Return a placement's slices of the supernet's tensor where it has one box, else None."""
+    if any(len(intervals) != 1 for intervals in placement):
+        return None
+    return tuple(slice(start, stop) for ((start, stop),) in placement)
+
+
 def pieces(placement: Placement) -> Iterator[tuple[Slices, Slices]]:
     """Yield (slices of the supernet's tensor, slices of the subnet's tensor) for every box.
 
@@ -100,9 +107,9 @@ def extract(
     """
     subnet: dict[str, torch.Tensor] = {}
     for name, placement in resolve(state, what).items():
-        if all(len(intervals) == 1 for intervals in placement):
-            outer, _ = next(pieces(placement))
-            subnet[name] = state[name][outer]
+        box = single_box(placement)
+        if box is not None:
+            subnet[name] = state[name][box]
         else:
             joined = state[name].new_empty(placement_shape(placement))
             for outer, inner in pieces(placement):

@@ -181,7 +181,7 @@ def test_a_long_wait_says_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
     said = Quiet()
     values: dict[str, Scalar] = {"rounds": 1, "round-timeout": 400.0}
     train(values, grid_class=slow(c1=100), clients=3, progress=said)
-    assert ("round 1: waiting for 1 replies (1) since", "at most 6 min 40 s") in said
+    assert ("round 1: waiting for 1 reply (1) since", "at most 6 min 40 s") in said
 
 
 def failing(name: str, *rounds: int) -> App:
