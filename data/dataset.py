@@ -1,5 +1,6 @@
 """Images and labels in memory: three splits, the class names and the pixel constants."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,10 +119,20 @@ def normalise(
 
     One multiplication and one addition in place, on whatever device the images are.
     """
+    scale, shift = _constants(mean, std, images.device)
+    # A copy even of what is float32 already: what is given stays as it is.
+    return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return factor and summand of a normalisation, (C, 1, 1) each."""
     deviation = torch.tensor(std, dtype=torch.float64)
-    scale = (1 / (255 * deviation)).float().to(images.device)[:, None, None]
+    scale = (1 / (255 * deviation)).float()
     shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float()
-    return images.to(torch.float32).mul_(scale).add_(shift.to(images.device)[:, None, None])
+    return scale.to(device)[:, None, None], shift.to(device)[:, None, None]
 
 
 def _check_split(what: str, split: Split, classes: int) -> None:

@@ -65,6 +65,27 @@ def test_batch_agrees_with_the_oracle(
     torch.testing.assert_close(batch, oracle(images, augment, draws), atol=1e-5, rtol=0)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    crop=st.integers(0, 4),
+    flip=st.booleans(),
+    cutout=st.integers(0, 12),
+    size=st.integers(4, 9),
+    seed=st.integers(0, 2**31),
+)
+def test_image_by_image_is_what_accelerators_do_for_a_batch(
+    crop: int, flip: bool, cutout: int, size: int, seed: int
+) -> None:
+    augment, images = Augment(crop, flip, cutout), pictures(5, size, seed=seed)
+    draws = augment.draw(5, size, seeded(seed))
+    before = images.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        here = augment.cut(augment.move(images, draws), draws)
+        patch.setattr("data.augment._by_numpy", lambda images: False)
+        there = augment.cut(augment.move(images, draws), draws)
+    assert torch.equal(here, there) and torch.equal(images, before)
+
+
 def test_no_augmentation_is_normalisation() -> None:
     images = pictures(3, 8)
     batch = augmented_batch(images, Augment(), MEAN, STD, seeded(0))

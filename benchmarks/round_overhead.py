@@ -1,0 +1,227 @@
+"""Measure what a round costs beside the clients' work, in one process, and how that grows.
+
+    python benchmarks/round_overhead.py                       # the round, by cause
+    python benchmarks/round_overhead.py --growth              # nodes, replies, size of the supernet
+
+The clients are empty: each sends back the weights that it was sent. What remains is ours: who is
+there, who gets what, cutting out and serialising, checking, averaging, metrics, the checkpoint.
+Each cause is the time inside the functions that its row names, and the rest is what is left of the
+round. A copy of the same bytes is timed in the same call: the floor of what moves weights.
+"""
+
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import numpy as np
+import typer
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from hardware import describe
+
+from server import strategy
+from server.app import prepare
+from server.folding import Folding
+from server.local_grid import LocalGrid
+from server.progress import Progress
+from server.run_folder import RunFolder
+from server.strategy import SupernetStrategy
+from supernet.config import flatten
+from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, SUBNET, source_fingerprint
+
+CAUSES = {
+    "who is there (roster)": [(strategy.Roster, "refresh")],
+    "who takes part, who gets what (sampling, policy)": [
+        (strategy, "sample_clients"),
+        (strategy, "round_weights"),
+    ],
+    "messages: cut out, serialise": [(strategy, "train_messages")],
+    "the clients, empty": [(LocalGrid, "_serve")],
+    "replies: check, average": [(Folding, "fold")],
+    "metrics, progress": [
+        (strategy, "round_row"),
+        (SupernetStrategy, "_record"),
+        (Progress, "round"),
+        (strategy, "write_whole"),
+    ],
+    "checkpoint": [(SupernetStrategy, "_checkpoint")],
+}
+NESTED = {"replies: check, average": ("the clients, empty",)}
+
+
+class Silent(Progress):
+    """Says nothing."""
+
+    def write(self, text: str) -> None:
+        """Say nothing."""
+
+
+def echo(message: Message, context: Context) -> Message:
+    """Answer as a client does that has nothing to do."""
+    order = message.content.config_records[CONFIG]
+    if "train" not in message.metadata.message_type:
+        about = {
+            "protocol": PROTOCOL,
+            "name": str(context.node_config["partition-id"]),
+            "examples": 100,
+            "validation-examples": 10,
+            "device-class": "",
+        }
+        return Message(RecordDict({CONFIG: ConfigRecord(about)}), reply_to=message)
+    # Decoded and encoded again, as every client does it.
+    flat = message.content.array_records[ARRAYS][SUBNET].numpy()
+    numbers = {"num-examples": 100, "loss": 1.0, "seconds": 0.0, "images": 100}
+    texts = {
+        "round": order["round"],
+        "architecture": order["architecture"],
+        "source": source_fingerprint(),
+        "source-root": "",
+    }
+    numbers["round"] = texts.pop("round")  # type: ignore[assignment]
+    content = RecordDict(
+        {
+            METRICS: MetricRecord(numbers),  # type: ignore[arg-type]
+            CONFIG: ConfigRecord(texts),
+            ARRAYS: ArrayRecord({SUBNET: Array(flat)}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+@contextmanager
+def clocked() -> Iterator[dict[str, float]]:
+    """Add up the seconds inside the functions of every cause."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(cause: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*values: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*values, **named)
+            finally:
+                spent[cause] += time.perf_counter() - start
+
+        return call
+
+    with ExitStack() as stack:
+        for cause, functions in CAUSES.items():
+            for owner, name in functions:
+                stack.enter_context(patch.object(owner, name, timed(cause, getattr(owner, name))))
+        yield spent
+
+
+def rounds(
+    nodes: int, sampled: int, space: str, count: int, folder: Path | None
+) -> tuple[float, dict[str, float], int]:
+    """Return the median seconds a round, the median of every cause, and the bytes a round moves."""
+    values: dict[str, Any] = {
+        "rounds": count + 1,
+        "clients-per-round": sampled,
+        "space": space,
+        "evaluate-every": 0,
+        "dataset": "none",
+        "num-classes": 10,
+        "in-channels": 3,
+        "image-size": 32,
+        "run-dir": "" if folder is None else str(folder),
+    }
+    prepared = prepare(values)
+    run = None
+    if folder is not None:
+        settings = prepared.settings
+        run = RunFolder.create(str(folder), flatten(settings), settings.space.space)
+    seen: list[tuple[float, dict[str, float], int]] = []
+    with clocked() as spent:
+        trainer = SupernetStrategy(prepared.settings, run=run, progress=Silent())
+        ended = time.perf_counter()
+
+        def after(row: dict[str, Any]) -> None:
+            nonlocal ended
+            now = time.perf_counter()
+            moved = sum(c["bytes_down"] + c["bytes_up"] for c in row["clients"])
+            assert all(client["accepted"] for client in row["clients"]), row
+            seen.append((now - ended, dict(spent), moved))
+            spent.clear()
+            ended = now
+
+        trainer._hooks.append(after)
+        configs = {n + 1: {"partition-id": n, "num-partitions": nodes} for n in range(nodes)}
+        grid = LocalGrid(echo, configs, {}, 1)
+        try:
+            trainer.train(grid, prepared.state)
+        finally:
+            grid.close()
+    steady = seen[1:]  # the first meets the nodes
+    causes = {
+        cause: statistics.median(row[1].get(cause, 0.0) for row in steady) for cause in CAUSES
+    }
+    for outer, inner in NESTED.items():
+        causes[outer] -= sum(causes[name] for name in inner)
+    return (
+        statistics.median(row[0] for row in steady),
+        causes,
+        round(statistics.mean(row[2] for row in steady)),
+    )
+
+
+def copy_seconds(size: int, repeats: int = 5) -> float:
+    """Return the median seconds that copying so many bytes takes on warm buffers."""
+    source, target = (np.zeros(max(size, 8) // 4, dtype=np.float32) for _ in range(2))
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main(
+    space: Annotated[str, typer.Option()] = "resnet-tiny",
+    clients: Annotated[int, typer.Option(help="A round.")] = 8,
+    count: Annotated[int, typer.Option("--rounds")] = 12,
+    growth: Annotated[bool, typer.Option("--growth")] = False,
+) -> None:
+    """Measure and print Markdown."""
+    print(describe())
+    with tempfile.TemporaryDirectory() as folder:
+        if not growth:
+            total, causes, moved = rounds(
+                max(10, clients), clients, space, count, Path(folder) / "run"
+            )
+            allowed = 10 + 2 * clients
+            ours = total - causes["the clients, empty"]
+            print(f"{space}, {clients} empty clients a round, median of {count} rounds\n")
+            print("| cause | ms |\n|---|---|")
+            for cause, seconds in causes.items():
+                print(f"| {cause} | {1e3 * seconds:.2f} |")
+            print(f"| the rest | {1e3 * (total - sum(causes.values())):.2f} |")
+            print(f"| **the round** | {1e3 * total:.2f} |")
+            print(f"| of it ours (all but the clients; allowed: {allowed}) | {1e3 * ours:.2f} |")
+            print(
+                f"| a copy of the same {moved / 1e6:.1f} MB on warm buffers | "
+                f"{1e3 * copy_seconds(moved):.2f} |"
+            )
+            return
+        print("| space | nodes | a round | ms a round | of it bookkeeping | share |")
+        print("|---|---|---|---|---|---|")
+        cases = [("resnet-tiny", n, k) for n in (10, 100, 1000, 10_000) for k in (2, 8, 64)]
+        cases += [("resnet-tiny", 1000, 512), ("resnet10-26", 100, 8), ("resnet10-26", 100, 64)]
+        for number, (name, nodes, sampled) in enumerate(c for c in cases if c[2] <= c[1]):
+            total, causes, _ = rounds(nodes, sampled, name, count, Path(folder) / str(number))
+            kept = ("messages: cut out, serialise", "the clients, empty", "checkpoint")
+            weights = sum(causes[cause] for cause in (*kept, "replies: check, average"))
+            books = total - weights
+            print(
+                f"| {name} | {nodes:,} | {sampled} | {1e3 * total:.1f} | {1e3 * books:.2f} | "
+                f"{books / total:.1%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
