@@ -111,7 +111,7 @@ def main(given: Sequence[str] | None = None) -> int:
     add("--root-certificates", type=Path, help="the authority's certificate; without: plain text")
     add("--nodes", type=int, default=3, help="nodes to wait for, all of them in every round")
     add("--patience", type=float, default=100.0, help="seconds to wait for the nodes")
-    add("--rounds", type=int, default=10)
+    add("--rounds", type=int, default=40)
     add("--seed", type=int, default=0)
     add("--max-macs", type=float, default=1e6, help="limit on the subnet to export")
     add("--runs", type=Path, required=True, help="where run folders go, here and at the SuperLink")
