@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from supernet.config import Scalar
 _NAME = "superfednas"
 _IN_USE = "already in use"
 _FINISHED = "finished:"
+_ASKING, _SUBMITTING = 30.0, 300.0  # seconds for an answer; a submission carries the app
+_LOOKING = 60.0  # seconds between two looks whether a run that is followed has ended
+_LAST_LINES = 5.0
 COMPLETED = "finished:completed"
 # What the app says of itself, a line each (server/app.py, server/progress.py)
 _ERROR = re.compile(r"error: (.+)")
@@ -220,7 +224,7 @@ class SuperLink:
         lines: list[str] = []
         while not (status := self.status(run)).startswith(_FINISHED):
             # It ends with the run, or where the connection breaks: then it is taken up again.
-            lines += self._show("log", run, _NAME, "--stream")
+            lines += self._show(["log", run, _NAME, "--stream"], lambda: self.ended(run))
             time.sleep(1)
         return replace(Ending.read(lines), status=status)
 
@@ -240,13 +244,21 @@ class SuperLink:
 
     def _ask(self, *arguments: str) -> dict[str, Any]:
         """Return the JSON answer of a ``flwr`` command, whose exit status is 0 in any case."""
-        done = subprocess.run(
-            self._command(*arguments, "--format", "json"),
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # Where a SuperLink has gone, flwr may wait for it without an end.
+        seconds = _SUBMITTING if arguments[0] == "run" else _ASKING
+        try:
+            done = subprocess.run(
+                self._command(*arguments, "--format", "json"),
+                env=self._environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise SuperLinkError(
+                f"flwr {arguments[0]} on {self.address}: no answer within {seconds:g} s"
+            ) from None
         start = done.stdout.find("{")
         try:
             answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
@@ -258,16 +270,34 @@ class SuperLink:
             raise SuperLinkError(f"flwr {arguments[0]} on {self.address}: {reason}")
         return answer
 
-    def _show(self, *arguments: str) -> list[str]:
-        """Print what a ``flwr`` command says, line by line, and return the lines."""
-        lines = []
-        with subprocess.Popen(
+    def _show(self, arguments: list[str], ended: Callable[[], bool]) -> list[str]:
+        """Print what a ``flwr`` command says, line by line, and return the lines.
+
+        It is asked from time to time whether what it speaks of has ``ended``: a line that was cut
+        says nothing and ends nothing.
+        """
+        lines: list[str] = []
+        running = subprocess.Popen(
             self._command(*arguments), env=self._environment(), stdout=subprocess.PIPE, text=True
-        ) as running:
-            assert running.stdout is not None
-            for line in running.stdout:
+        )
+
+        def read() -> None:
+            for line in running.stdout or ():
                 print(line, end="", flush=True)
                 lines.append(line.rstrip("\n"))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            while reader.is_alive():
+                reader.join(_LOOKING)
+                if reader.is_alive() and ended():
+                    reader.join(_LAST_LINES)
+                    break
+        finally:
+            running.terminate()
+            running.wait()
+            reader.join(_LOOKING)
         return lines
 
     def _command(self, *arguments: str) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from deploy import keeping
+from deploy import keeping, superlink
 from deploy.finding import FAULT, Finding
 from deploy.keeping import keep_going
-from deploy.superlink import Ending, SuperLinkError
+from deploy.superlink import Ending, SuperLink, SuperLinkError
 from server.run_folder import RunFolder, RunFolderError
 from tests.processes import ROOT, environment, wait_until
 
@@ -181,6 +181,33 @@ def test_an_ending_is_read_from_the_log() -> None:
     assert Ending.read([resumed]) == Ending("", "", 7, 7)
     assert Ending.read([resumed, *said[1:]]) == Ending("", "no usable reply", 7, 9)
     assert Ending.read(["round 8: waiting for 1 replies"]) == Ending("")
+
+
+class Silent(SuperLink):
+    """A SuperLink whose line was cut: ``flwr`` waits without an end."""
+
+    state = "running"
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__("lab:9093")
+        self.code = f"import time; print({said!r}, flush=True); time.sleep(600)"
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", self.code]
+
+    def status(self, run: str) -> str:
+        before, self.state = self.state, "finished:failed"
+        return before
+
+
+def test_a_line_that_was_cut_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superlink, "_ASKING", 0.5)
+    monkeypatch.setattr(superlink, "_LOOKING", 0.2)
+    monkeypatch.setattr(superlink, "_LAST_LINES", 2.0)
+    with pytest.raises(SuperLinkError, match="flwr supernode on lab:9093: no answer within 0.5 s"):
+        Silent().online()
+    ending = Silent("error: no room on the disk").follow("1")
+    assert ending == Ending("finished:failed", "no room on the disk")
 
 
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_measured_score_is_shown_once_with_its_error(plans):
 
 
 def test_a_chosen_subnet_without_a_score_is_no_plan(plans):
-    chosen = dataclasses.replace(plans["limit"].chosen, score=None)
+    chosen = dataclasses.replace(plans["limit"].chosen, score=None, measured=None)
     with pytest.raises(ValueError, match="no score"):
         Points.of(dataclasses.replace(plans["limit"], chosen=chosen))
 
