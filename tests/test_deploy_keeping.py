@@ -204,7 +204,7 @@ def test_a_line_that_was_cut_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(superlink, "_ASKING", 0.5)
     monkeypatch.setattr(superlink, "_LOOKING", 0.2)
     monkeypatch.setattr(superlink, "_LAST_LINES", 2.0)
-    with pytest.raises(SuperLinkError, match="flwr supernode on lab:9093: no answer within 0.5 s"):
+    with pytest.raises(SuperLinkError, match="flwr supernode on lab:9093: no answer"):
         Silent().online()
     ending = Silent("error: no room on the disk").follow("1")
     assert ending == Ending("finished:failed", "no room on the disk")
