@@ -40,19 +40,22 @@ def doctor(
     log: Annotated[
         list[Path] | None, typer.Option(help="A log of a superlink, a node or a run; repeatable.")
     ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="A run folder, as given by --run-dir; repeatable.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Say what is wrong with this machine, a superlink or a run, and the remedy for each fault.
 
-    With --superlink, --control or --log only these are looked at. Nothing is changed. Exit status 1
-    where there is a fault. If superfednas itself does not start: python -m deploy.doctor.
+    With --superlink, --control, --log or --run only these are looked at. Nothing is changed. Exit
+    status 1 where there is a fault. If superfednas itself does not start: python -m deploy.doctor.
     """
     from deploy import doctor as deployed
 
     checks = deployed.superlink_checks(superlink, control, root_certificates, key)
     if not checks and (root_certificates or key):
         raise ValueError("--root-certificates and --key need --superlink or --control HOST:PORT")
-    checks |= deployed.log_checks(log or [])
+    checks |= deployed.log_checks(log or []) | deployed.run_checks(run or [])
     found = deployed.examine(checks or deployed.machine_checks())
     if json_:
         show([dataclasses.asdict(finding) for finding in found])

@@ -31,9 +31,9 @@ Keys of --node-config; texts in double quotes, the whole in single ones:
 Each node of a machine needs a --clientappio-api-address of its own. Every
 other option of flower-supernode is taken too (flower-supernode --help).
 
-Exit status: 0 stopped by a signal; 1 refused by the SuperLink, or a file or
-port cannot be used; 2 wrong options or node config. While the SuperLink
-cannot be reached, the node says why and goes on trying.
+Exit status: 0 stopped by a signal, or revoked while at work; 1 refused by
+the SuperLink, or a file or port cannot be used; 2 wrong options or node
+config. While the SuperLink cannot be reached, the node goes on trying.
 """
 
 

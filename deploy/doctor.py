@@ -78,6 +78,20 @@ def log_checks(logs: Sequence[Path]) -> dict[str, Check]:
     return {str(log): functools.partial(faults.log_faults, log) for log in logs}
 
 
+def run_checks(runs: Sequence[Path]) -> dict[str, Check]:
+    """Return a check for each run folder.
+
+    Raises
+    ------
+    RunFolderError
+        Where one is none.
+    """
+    from server.run_folder import RunFolder  # which imports torch
+
+    folders = [RunFolder.open(run).path for run in runs]
+    return {str(path): functools.partial(_run, path) for path in folders}
+
+
 def examine(checks: dict[str, Check]) -> list[Finding]:
     """Run checks one after another; one that cannot be made is a finding too."""
     found: list[Finding] = []
@@ -107,9 +121,11 @@ def describe(found: Sequence[Finding]) -> str:
 
 def _newest_run() -> list[Finding]:
     """Look at the newest run of all, and not at `latest`: that passes by what came to nothing."""
-    return [
-        each for run in newest_first()[:1] for each in faults.failure(run) + faults.refusals(run)
-    ]
+    return [each for run in newest_first()[:1] for each in _run(run)]
+
+
+def _run(path: Path) -> list[Finding]:
+    return faults.failure(path) + faults.refusals(path)
 
 
 if __name__ == "__main__":

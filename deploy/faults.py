@@ -123,7 +123,8 @@ FAULTS = (
     Fault(
         r"No SuperNode found with the given public key",
         "the superlink does not know the node's key",
-        "superfednas register CREDENTIALS --superlink HOST:9093, then start the node",
+        "superfednas register CREDENTIALS --superlink HOST:9093, then start the node; a key that "
+        "was revoked is never taken again: move it away and make another (superfednas keys)",
     ),
     Fault(
         r"SuperNode registration is disabled|SuperNode authentication is enabled",
@@ -170,7 +171,7 @@ FAULTS = (
     Fault(
         r"[Aa]ddress already in use|Port in server address .* already in use|Failed to bind",
         "another program has the port",
-        "superfednas doctor says which; end it, or choose another port",
+        "end it (ss -ltnp names it), or choose another port",
     ),
     Fault(
         r"No space left on device",

@@ -47,6 +47,7 @@ _REPLACED = (
 )
 _SHORTEST, _SHARE = 0.01, 0.1
 _HELD = "could not be activated"  # the SuperLink's words where a node with this key is online
+_UNKNOWN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _LEASE = 60.0  # seconds for which a node is online after its last sign of life
 _PATIENCE = 4  # failed tries, a few seconds, after which it is said why a node is not in yet
 # As Flower's own pattern; what it does not find, Flower drops without a word.
@@ -168,7 +169,7 @@ class Joining:
 
     def __init__(self, make: Callable[..., Any], explaining: Explaining) -> None:
         self._make, self._explaining = make, explaining
-        self.joined = False
+        self.joined = self._told = False
         self._since: float | None = None
         self._failed = 0
 
@@ -182,11 +183,17 @@ class Joining:
 
     def _gives_up(self, error: Any, gives_up: Callable[[Any], bool]) -> bool:
         if self.joined:
+            if error.code() in _UNKNOWN and not self._told:
+                self._told = True
+                _say(
+                    "the SuperLink does not know this node any more, and it ends: its key was "
+                    "revoked, or the SuperLink was started again without its database"
+                )
             return gives_up(error)
         if self._waits(error):
             return False
         # Flower would end the node by a signal here, with a status of 0, and raise there.
-        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        if error.code() in _UNKNOWN:
             return True
         if gives_up(error):
             return True

@@ -115,7 +115,10 @@ def _wait(link: SuperLink, patience: float, note: Callable[[str], None]) -> None
             link.online()
         except SuperLinkError:
             if time.monotonic() > deadline:
-                raise
+                raise SuperLinkError(
+                    f"{link.address} has not answered for {patience:g} s (--patience): once it is "
+                    "there again, the same command goes on after the last finished round"
+                ) from None
             time.sleep(_PAUSE)
         else:
             return

@@ -48,8 +48,18 @@ class Exposition:
             self._usable += sum(client["accepted"] for client in row["clients"])
             self._bytes += traffic(row)
 
-    def text(self, rounds: int, status: str) -> str:
-        """Return the metrics of a run of so many rounds, one of :data:`server.newest.STATUSES`."""
+    def text(self, rounds: int, status: str, wanted: int = 0) -> str:
+        """Return the metrics of a run.
+
+        Parameters
+        ----------
+        rounds
+            To train.
+        status
+            One of :data:`server.newest.STATUSES`.
+        wanted
+            Clients that a round should have; 0 leaves that out.
+        """
         done = 0 if self._round is None else self._round["round"]
         lines = [
             *self._metric(
@@ -60,6 +70,7 @@ class Exposition:
             ),
             *self._single("round", "gauge", "Rounds finished.", done),
             *self._single("rounds", "gauge", "Rounds to train.", rounds),
+            *(self._single("wanted", "gauge", "Clients a round wants.", wanted) if wanted else ()),
             *self._last_round(),
             *self._last_evaluation(),
         ]

@@ -123,9 +123,10 @@ class Folding:
                 closing.count(names[index])
             except BadReply as reason:
                 found[index] = str(reason)
+                event = "missing" if index in silent else "refused"
                 self._note(
-                    f"round {plan.round}: client {names[index]} refused: {reason}",
-                    "missing" if index in silent else "refused",
+                    f"round {plan.round}: client {names[index]} {event}: {reason}",
+                    event,
                     round=plan.round,
                     client=names[index],
                     reason=str(reason),

@@ -228,7 +228,8 @@ class SupernetStrategy(Strategy):
     def expose(self) -> None:
         """Write the run folder's ``metrics.prom``: what is known now, and the run's status."""
         if self.run_folder is not None:
-            text = self._exposition.text(self.settings.rounds, self.run_folder.info["status"])
+            s, status = self.settings, self.run_folder.info["status"]
+            text = self._exposition.text(s.rounds, status, s.clients_per_round + s.over_sample)
             write_whole(self.run_folder.path / "metrics.prom", text)
 
     def _record(self, row: Row) -> None:

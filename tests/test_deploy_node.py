@@ -202,6 +202,20 @@ def test_a_node_that_is_in_is_left_to_flower() -> None:
     assert raised.value is UNKNOWN
 
 
+def test_a_node_that_the_superlink_does_not_know_any_more_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Flower itself then ends by a signal, with a status of 0."""
+    flower = SimpleNamespace(should_giveup=lambda error: True, on_giveup=lambda state: None)
+    joining = Joining(lambda: flower, Words())
+    gives_up = joining().should_giveup
+    joining.joined = True
+    assert gives_up(UNKNOWN) and capsys.readouterr().err == ""
+    revoked = RefusalError("Invalid node ID", "UNAUTHENTICATED")
+    assert gives_up(revoked) and gives_up(revoked)
+    assert capsys.readouterr().err.count("does not know this node any more") == 1
+
+
 # What is replaced in Flower
 
 

@@ -444,6 +444,16 @@ def test_why_the_newest_run_failed_is_told_with_the_remedy(home: Path) -> None:
     assert newest_found() == []
 
 
+def test_a_run_folder_that_is_named_is_looked_at(home: Path, tmp_path: Path) -> None:
+    run = newest(home, "1", "failed", 0, "ValueError: no such thing")
+    elsewhere = tmp_path / "elsewhere"
+    run.rename(elsewhere)
+    (found, *_) = doctor.examine(doctor.run_checks([elsewhere]))
+    assert f"{elsewhere} failed before a trained round was kept (ValueError" in found.found
+    with pytest.raises(ValueError, match="is no run folder"):
+        doctor.run_checks([tmp_path / "nowhere"])
+
+
 def test_a_failure_is_told_beside_the_refusals(home: Path) -> None:
     run = newest(home, "1", "failed", 3, "TrainingStalled: no usable reply in 3 rounds: odd")
     row = {"kind": "round", "clients": [{"client": "b", "reason": "error 5: x"}]}

@@ -215,3 +215,9 @@ def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="9 nodes are needed"):
         full_run(tmp_path / "run", values)
     assert status_in(tmp_path / "run") == "failed"
+
+
+def test_how_many_clients_a_round_wants() -> None:
+    """So that an alarm can compare it with how many are asked."""
+    assert values(parsed(Exposition("r").text(3, "running", 7)))["superfednas_wanted"] == 7
+    assert "superfednas_wanted" not in values(parsed(Exposition("r").text(3, "running")))
