@@ -213,8 +213,8 @@ class SuperLink:
         Returns
         -------
         Ending
-            How it ended. The exit status of ``flwr run --stream`` and ``flwr log`` says nothing
-            about it.
+            How it ended; where the SuperLink went away on the way, its ``status`` says so. The
+            exit status of ``flwr run --stream`` and ``flwr log`` says nothing about it.
 
         Raises
         ------
@@ -222,10 +222,15 @@ class SuperLink:
             Where the SuperLink does not answer any more.
         """
         lines: list[str] = []
-        while not (status := self.status(run)).startswith(_FINISHED):
-            # It ends with the run, or where the connection breaks: then it is taken up again.
-            lines += self._show(["log", run, _NAME, "--stream"], lambda: self.ended(run))
-            time.sleep(1)
+        try:
+            while not (status := self.status(run)).startswith(_FINISHED):
+                # It ends with the run, or where the connection breaks: then it is taken up again.
+                lines += self._show(["log", run, _NAME, "--stream"], lambda: self.ended(run))
+                time.sleep(1)
+        except SuperLinkError as error:
+            if not lines:
+                raise
+            status = str(error)  # the rounds until then count
         return replace(Ending.read(lines), status=status)
 
     def ended(self, run: str) -> bool:

@@ -210,6 +210,21 @@ def test_a_line_that_was_cut_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -
     assert ending == Ending("finished:failed", "no room on the disk")
 
 
+def test_rounds_count_although_the_superlink_went_away() -> None:
+    class Dying(Silent):
+        def status(self, run: str) -> str:
+            if self.state == "gone":
+                raise GONE
+            self.state = "gone"
+            return "running"
+
+    dying = Dying()
+    dying.code = "print('round 3/9 · β 0.5')"
+    assert dying.follow("1") == Ending(str(GONE), "", 0, 3)
+    with pytest.raises(SuperLinkError, match="no answer"):
+        dying.follow("1")
+
+
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path) -> None:
     """And the lock of one that was killed is free."""
     run = RunFolder.create(str(tmp_path / "run"), {}, "toy")
