@@ -3,8 +3,9 @@
     python benchmarks/round_overhead.py                       # the round, by cause
     python benchmarks/round_overhead.py --growth              # nodes, replies, size of the supernet
 
-The clients are empty: each sends back the weights that it was sent. What remains is ours: who is
-there, who gets what, cutting out and serialising, checking, averaging, metrics, the checkpoint.
+The clients are empty: each sends back the array that it was sent, as it is. What remains is ours:
+who is there, who gets what, cutting out and serialising, checking, averaging, metrics, the
+checkpoint (which is written while the next round goes on).
 Each cause is the time inside the functions that its row names, and the rest is what is left of the
 round. A copy of the same bytes is timed in the same call: the floor of what moves weights.
 """
@@ -21,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 import typer
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from hardware import describe
 
 from server import strategy
@@ -32,7 +33,7 @@ from server.progress import Progress
 from server.run_folder import RunFolder
 from server.strategy import SupernetStrategy
 from supernet.config import flatten
-from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, SUBNET, source_fingerprint
+from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, source_fingerprint
 
 CAUSES = {
     "who is there (roster)": [(strategy.Roster, "refresh")],
@@ -73,8 +74,6 @@ def echo(message: Message, context: Context) -> Message:
             "device-class": "",
         }
         return Message(RecordDict({CONFIG: ConfigRecord(about)}), reply_to=message)
-    # Decoded and encoded again, as every client does it.
-    flat = message.content.array_records[ARRAYS][SUBNET].numpy()
     numbers = {"num-examples": 100, "loss": 1.0, "seconds": 0.0, "images": 100}
     texts = {
         "round": order["round"],
@@ -87,7 +86,7 @@ def echo(message: Message, context: Context) -> Message:
         {
             METRICS: MetricRecord(numbers),  # type: ignore[arg-type]
             CONFIG: ConfigRecord(texts),
-            ARRAYS: ArrayRecord({SUBNET: Array(flat)}),
+            ARRAYS: message.content.array_records[ARRAYS],
         }
     )
     return Message(content, reply_to=message)

@@ -20,8 +20,18 @@ from client.node_config import flag, node_name, unknown_keys, whole
 from client.subnet_client import SubnetClient
 from data import Augment, DataSettings
 from supernet.config import Scalar, parse
-from supernet.npy import flat_fields
-from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, STILL_THERE, SUBNET
+from supernet.memory import keep_freed_memory
+from supernet.npy import flat_fields, flat_numbers
+from supernet.wire import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    PROTOCOL,
+    STILL_THERE,
+    SUBNET,
+    TrainOrder,
+    numpy_dtype,
+)
 
 app = ClientApp()
 
@@ -86,13 +96,16 @@ def _client(
     message: Message, context: Context
 ) -> tuple[SubnetClient, list[np.ndarray], dict[str, Scalar]]:
     """Return the client of this node, the flat array that it was sent, and its order."""
+    keep_freed_memory()
     order = _order(message)
     settings = parse(DataSettings, order, ignore_unknown=True)
     data = node_data(context.node_config, settings, int(order["seed"]))
     client = SubnetClient(
         node_name(context.node_config), data, Augment.parse(settings.augment, data)
     )
-    return client, [message.content.array_records[ARRAYS][SUBNET].numpy()], order
+    wire_dtype = parse(TrainOrder, order, ignore_unknown=True).wire_dtype
+    array = message.content.array_records[ARRAYS][SUBNET]
+    return client, [flat_numbers(array, numpy_dtype(wire_dtype))], order
 
 
 def _records(metrics: dict[str, Any]) -> RecordDict:

@@ -8,7 +8,7 @@ from flwr.app import MetricRecord
 from server.plan import RoundPlan
 from server.replies import Reply
 from supernet import SearchSpace
-from supernet.wire import numpy_dtype
+from supernet.wire import numel, numpy_dtype
 
 Row = dict[str, Any]
 # A client's number of validation images and its (rung, accuracy, loss) rows.
@@ -33,18 +33,19 @@ def round_row(
     verdicts
         What the averaging did to the replies that it did not take as they were.
     space, wire_dtype
-        To count parameters and bytes.
+        To count MACs and bytes.
     """
     item = numpy_dtype(wire_dtype).itemsize
     clients: list[Row] = []
     reports: list[Report] = []
     for index, (name, arch) in enumerate(plan.assignment.items()):
         entry = found.get(index, "no reply")
+        params = numel(plan.cuts[arch].shapes)
         client: Row = {
             "client": name,
             "architecture": arch.to_json(),
             "macs": space.macs(arch),
-            "params": space.params(arch),
+            "params": params,
             "weight": plan.weights[name],
             "favoured": name in plan.favoured,
             "bytes_down": plan.bytes_down[name],
@@ -56,7 +57,7 @@ def round_row(
         if isinstance(entry, Reply):
             scores = {i: accuracy for i, accuracy, _ in entry.evaluation}
             client |= {
-                "bytes_up": item * space.params(arch),
+                "bytes_up": item * params,
                 "loss": entry.loss,
                 "examples": entry.examples,
                 "images": entry.images,

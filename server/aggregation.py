@@ -13,13 +13,16 @@ value untouched to the last bit. The old state is copied only where nobody was.
 
 import bisect
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from supernet.slicing import Boxes, Slices, pieces, placement_shape, resolve, single_box
+from server.threads import spread
+from supernet.architecture import Shape
+from supernet.slicing import Cut, Slices, pieces, resolve, shapes_of
 
 Update = Mapping[str, torch.Tensor | np.ndarray]
 _ALIGNED = 64  # bytes, as torch's own tensors are
@@ -52,12 +55,12 @@ class Aggregation(Protocol):
 
 
 def check_update(
-    state: Mapping[str, torch.Tensor],
+    within: Mapping[str, Shape],
     update: Update,
     weight: float,
     boxes: Mapping[str, Any] | None,
-) -> tuple[Boxes, dict[str, torch.Tensor]]:
-    """Return where an update lies inside ``state``, and its tensors.
+) -> tuple[Cut, dict[str, torch.Tensor]]:
+    """Return where an update lies inside a supernet of these shapes, and its tensors.
 
     Raises
     ------
@@ -69,16 +72,16 @@ def check_update(
         raise ValueError(f"weight = {weight}: must be a finite number of at least 0")
     if boxes is None:
         boxes = {name: tuple(tensor.shape) for name, tensor in update.items()}
-    placements = resolve(state, boxes)
-    if placements.keys() != update.keys():
+    cut = resolve(within, boxes)
+    if cut.keys() != update.keys():
         raise ValueError("boxes and update must have the same names")
-    for name, placement in placements.items():
-        if tuple(update[name].shape) != placement_shape(placement):
-            raise ValueError(
-                f"{name!r}: shape {tuple(update[name].shape)} in place of "
-                f"{placement_shape(placement)}"
-            )
-    return placements, {name: torch.as_tensor(update[name]) for name in placements}
+    tensors = {}
+    for name, shape in cut.shapes.items():
+        tensor = update[name]
+        if tensor.shape != shape:
+            raise ValueError(f"{name!r}: shape {tuple(tensor.shape)} in place of {shape}")
+        tensors[name] = tensor if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor)
+    return cut, tensors
 
 
 class CellGrid:
@@ -91,6 +94,7 @@ class CellGrid:
     def __init__(self, shape: Sequence[int]) -> None:
         self.edges = [[0, size] for size in shape]
         self.weights = np.zeros((1,) * len(shape))
+        self._everything = tuple(slice(0, size) for size in shape)
 
     def cut(self, dimension: int, position: int) -> int:
         """Make ``position`` an edge and return its index.
@@ -112,6 +116,11 @@ class CellGrid:
         Yields, for each of the box's cells, where it lies in the tensor, where in the box, and the
         share that the weight now has there.
         """
+        if self.weights.size == 1 and box == self._everything:
+            total = self.weights.item() + weight
+            self.weights.fill(total)
+            yield (), (), weight / total
+            return
         sides = [self._side(dimension, part) for dimension, part in enumerate(box)]
         for cell in itertools.product(*sides):
             index, outer, inner = zip(*cell, strict=True) if cell else ((), (), ())
@@ -132,6 +141,8 @@ class CellGrid:
 
     def uncovered(self) -> Iterator[Slices]:
         """Yield the cells that no weight was added to."""
+        if self.weights.all():
+            return
         for cell in np.argwhere(self.weights == 0).tolist():
             yield tuple(
                 slice(edges[index], edges[index + 1])
@@ -173,6 +184,7 @@ class OverlapAverage:
         into: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._state = {name: tensor.detach() for name, tensor in state.items()}
+        self._shapes = shapes_of(state)
         self._mean = blank(self._state) if into is None else dict(into)
         self._grids = {name: CellGrid(tensor.shape) for name, tensor in self._state.items()}
         self.verdicts: dict[str, str] = {}
@@ -203,33 +215,40 @@ class OverlapAverage:
             As :func:`check_update`; the average is unchanged then.
         """
         # All before any is folded: torch refuses some arrays, and then nothing may have changed.
-        placements, tensors = check_update(self._state, update, weight, boxes)
+        cut, tensors = check_update(self._shapes, update, weight, boxes)
+
+        def fold(name: str) -> None:
+            box = cut.slices[name]
+            if box is not None:
+                self._fold(name, box, tensors[name], weight)
+                return
+            for outer, inner in pieces(cut[name]):
+                self._fold(name, outer, tensors[name][inner], weight)
+
         if weight:
-            for name, placement in placements.items():
-                box = single_box(placement)
-                if box is not None:
-                    self._fold(name, box, tensors[name], weight)
-                    continue
-                for outer, inner in pieces(placement):
-                    self._fold(name, outer, tensors[name][inner], weight)
+            spread(fold, {name: math.prod(shape) for name, shape in cut.shapes.items()})
 
     def _fold(self, name: str, outer: Slices, part: torch.Tensor, weight: float) -> None:
         mean = self._mean[name]
         for cell, within, share in self._grids[name].add(outer, weight):
+            here, new = (mean[cell], part[within]) if cell else (mean, part)
             # The first of a cell is copied, which alone makes what the buffer held before harmless.
             if share == 1:
-                mean[cell].copy_(part[within])
+                here.copy_(new)
             else:
-                _move(mean[cell], part[within], share)
+                _move(here, new, share)
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state: the running means, and the server's values where nobody was.
 
         The tensors are the average's own buffers; fold nothing more after handing them on.
         """
-        for name, grid in self._grids.items():
-            for cell in grid.uncovered():
+
+        def keep(name: str) -> None:
+            for cell in self._grids[name].uncovered():
                 self._mean[name][cell].copy_(self._state[name][cell])
+
+        spread(keep, {name: tensor.numel() for name, tensor in self._mean.items()})
         return self._mean
 
 

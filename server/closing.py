@@ -6,7 +6,6 @@ from flwr.app import Message
 
 from server.plan import RoundPlan
 from server.replies import BadReply, Reply, check_reply
-from supernet import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,9 @@ class Closing:
         return f"no reply within {self.timeout:g} s"
 
 
-def check_late(
-    task: LateTask, message: Message, space: SearchSpace, wire_dtype: str
-) -> Reply | str:
+def check_late(task: LateTask, message: Message, wire_dtype: str) -> Reply | str:
     """Return a late reply that can be folded, or why it cannot."""
     try:
-        return check_reply(message, task.plan.expected(task.index, space, wire_dtype))
+        return check_reply(message, task.plan.expected(task.index, wire_dtype))
     except BadReply as reason:
         return str(reason)

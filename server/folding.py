@@ -16,7 +16,7 @@ from server.plan import RoundPlan
 from server.progress import Note
 from server.replies import BadReply, FoldQueue, Reply, check_reply, is_silence
 from server.settings import Settings
-from supernet import SearchSpace, State
+from supernet import State
 from supernet.wire import unpack
 
 Row = dict[str, Any]
@@ -59,8 +59,6 @@ class Folding:
     ----------
     settings
         ``hold_back``, ``fold_order``, ``wire_dtype``, ``late_replies`` and ``staleness``.
-    space
-        The space that is trained.
     averaging
         What opens each round's average.
     late
@@ -75,14 +73,13 @@ class Folding:
     def __init__(
         self,
         settings: Settings,
-        space: SearchSpace,
         averaging: Averaging,
         late: Late[LateTask],
         *,
         note: Note,
         folder: Path | None,
     ) -> None:
-        self._settings, self._space, self._averaging = settings, space, averaging
+        self._settings, self._averaging = settings, averaging
         self._late, self._note, self._folder = late, note, folder
 
     def fold(
@@ -117,7 +114,7 @@ class Folding:
             try:
                 if message is None:
                     raise BadReply(closing.missed())
-                reply = check_reply(message, plan.expected(index, self._space, s.wire_dtype))
+                reply = check_reply(message, plan.expected(index, s.wire_dtype))
                 flat = reply.flat
                 found[index] = replace(reply, flat=np.empty(0))  # a slice would keep the whole
                 closing.count(names[index])
@@ -132,9 +129,9 @@ class Folding:
                     reason=str(reason),
                 )
             for turn, ready in queue.put(index, flat):
-                client, arch = names[turn], plan.assignment[names[turn]]
-                update = unpack(ready, self._space.shapes(arch), s.wire_dtype)
-                average.add(update, plan.weights[client], self._space.boxes(arch), client)
+                client, cut = names[turn], plan.cuts[plan.assignment[names[turn]]]
+                update = unpack(ready, cut.shapes, s.wire_dtype)
+                average.add(update, plan.weights[client], cut, client)
         late = self._fold_late(plan.round, average)
         usable = any(isinstance(entry, Reply) for entry in found.values())
         if usable or any(row["folded"] for row in late):
@@ -154,16 +151,16 @@ class Folding:
         s, rows = self._settings, []
         arrived = sorted(self._late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
         for task, message in arrived:
-            plan, reply = task.plan, check_late(task, message, self._space, s.wire_dtype)
+            plan, reply = task.plan, check_late(task, message, s.wire_dtype)
             row = {"client": task.client, "round": plan.round, "folded": False, "reason": None}
             if isinstance(reply, str):
                 row["reason"] = reply
             elif s.late_replies == "fold":
-                arch = plan.assignment[task.client]
+                cut = plan.cuts[plan.assignment[task.client]]
                 weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
-                update = unpack(reply.flat, self._space.shapes(arch), s.wire_dtype)
+                update = unpack(reply.flat, cut.shapes, s.wire_dtype)
                 who = f"{task.client}, late from round {plan.round}"
-                average.add(update, weight, self._space.boxes(arch), who)
+                average.add(update, weight, cut, who)
                 row |= {"folded": True, "weight": weight}
             rows.append(row)
         return rows

@@ -1,5 +1,7 @@
 """A round's plan, fixed before anyone replies, and the messages that carry it out."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -8,8 +10,9 @@ from server.assignment import Client
 from server.outgoing import Outgoing
 from server.replies import Expected
 from server.settings import Settings
-from supernet import Architecture, SearchSpace, State
+from supernet import Architecture, State
 from supernet.config import flatten
+from supernet.slicing import Cut
 from supernet.wire import (
     ARRAYS,
     CONFIG,
@@ -21,20 +24,24 @@ from supernet.wire import (
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What is fixed before anyone replies: who trains what, and with which weight."""
+    """What is fixed before anyone replies: who trains what, and with which weight.
+
+    ``cuts`` has one entry a distinct architecture.
+    """
 
     round: int
     beta: float | None
     lr: float
     nodes: dict[str, int]
     assignment: dict[str, Architecture]
+    cuts: Mapping[Architecture, Cut]
     favoured: list[str]
     weights: dict[str, float]
     clients: dict[str, Client]
     evaluate: list[Architecture]
     bytes_down: dict[str, int]
 
-    def expected(self, index: int, space: SearchSpace, wire_dtype: str) -> Expected:
+    def expected(self, index: int, wire_dtype: str) -> Expected:
         """Return what reply number ``index`` must look like."""
         name = list(self.assignment)[index]
         arch, client = self.assignment[name], self.clients[name]
@@ -42,7 +49,7 @@ class RoundPlan:
             name,
             self.round,
             arch,
-            space.shapes(arch),
+            self.cuts[arch].shapes,
             wire_dtype,
             1 + len(self.evaluate),
             client.examples or 0,
@@ -65,20 +72,18 @@ def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Setting
         local=replace(s.local, lr=plan.lr),
         privacy=s.privacy,
     )
-    data = flatten(s.data)
+    # Copied for every client: Flower looks at each key that is set, which takes longer.
+    common = ConfigRecord({**flatten(order), **flatten(s.data)})
+    ladder = [candidate.to_json() for candidate in plan.evaluate]
     records: dict[Architecture, ArrayRecord] = {}
     messages = []
     for name, arch in plan.assignment.items():
         if arch not in records:
-            records[arch] = outgoing.record(state, arch)
+            records[arch] = outgoing.record(state, plan.cuts[arch])
         plan.bytes_down[name] = len(records[arch][SUBNET].data)
-        evaluate = [arch, *plan.evaluate] if plan.evaluate else []
-        mine = replace(
-            order,
-            architecture=arch.to_json(),
-            evaluate=encode_list([candidate.to_json() for candidate in evaluate]),
-        )
-        config = ConfigRecord({**flatten(mine), **data})
+        config, text = copy.deepcopy(common), arch.to_json()
+        config["architecture"] = text
+        config["evaluate"] = encode_list([text, *ladder] if ladder else [])
         messages.append(
             Message(
                 RecordDict({ARRAYS: records[arch], CONFIG: config}),

@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from nas.accuracy import Score
 from supernet import Architecture, Shape
-from supernet.npy import flat_view
+from supernet.npy import flat_numbers
 from supernet.wire import ARRAYS, CONFIG, METRICS, SUBNET, numel, numpy_dtype
 
 _LOAD_FAILED = 1
@@ -104,7 +104,7 @@ def check_reply(message: Message, expected: Expected) -> Reply:
     most = length * numpy_dtype(expected.wire_dtype).itemsize + _NPY_HEADER
     if size > most:
         raise BadReply(f"size {size:,} bytes in place of at most {most:,}")
-    flat = _numbers(arrays[SUBNET], numpy_dtype(expected.wire_dtype), length)
+    flat = _numbers(arrays[SUBNET], numpy_dtype(expected.wire_dtype))
     if flat.shape != (length,):
         raise BadReply(f"shape {flat.shape} in place of ({length},)")
     if flat.dtype != numpy_dtype(expected.wire_dtype):
@@ -217,14 +217,10 @@ def _record(message: Message, key: str, kind: type) -> Any:
     return record
 
 
-def _numbers(array: Any, dtype: np.dtype, length: int) -> np.ndarray:
+def _numbers(array: Any, dtype: np.dtype) -> np.ndarray:
     """Return an array's numbers: where all is as expected, a view of what has come."""
-    if array.stype == "numpy.ndarray" and isinstance(array.data, bytes):
-        view = flat_view(array.data, dtype, length)
-        if view is not None:
-            return view
     try:
-        flat = array.numpy()
+        flat = flat_numbers(array, dtype)
     except Exception as error:  # noqa: BLE001 (a stranger's bytes can break numpy's reader anywhere)
         raise BadReply(f"dtype: the array cannot be read ({error})") from None
     if not isinstance(flat, np.ndarray):

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 
 from server.aggregation import Update, check_update
-from supernet.slicing import Boxes, Slices, pieces
+from supernet.slicing import Boxes, Slices, pieces, shapes_of
 
 FEW = 3
 MULTIPLE = 2.0
@@ -83,6 +83,7 @@ class HeldAverage(ABC):
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         self._state = {name: tensor.detach() for name, tensor in state.items()}
+        self._shapes = shapes_of(state)
         self._held: list[Held] = []
         self.verdicts: dict[str, str] = {}
 
@@ -111,17 +112,17 @@ class HeldAverage(ABC):
         ValueError
             As :func:`server.aggregation.check_update`; nothing is held then.
         """
-        placements, tensors = check_update(self._state, update, weight, boxes)
+        cut, tensors = check_update(self._shapes, update, weight, boxes)
         if not weight:
             return
         squares = {}
-        for name, placement in placements.items():
+        for name, placement in cut.items():
             old, new = self._state[name], tensors[name]
             squares[name] = sum(
                 float((new[inner].double() - old[outer].double()).square().sum())
                 for outer, inner in pieces(placement)
             )
-        self._held.append(Held(client, tensors, placements, squares))
+        self._held.append(Held(client, tensors, cut, squares))
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state; what nobody covers is kept from the old one."""

@@ -19,6 +19,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from server.newest import (
     FINISHED,
@@ -37,9 +38,10 @@ from server.newest import (
     describe_end,
     newest_first,
 )
+from supernet import State
 from supernet.config import Scalar
-from supernet.digest import digest
-from supernet.files import write_whole
+from supernet.digest import checksum, digest
+from supernet.files import write_whole, written_whole
 from supernet.wire import source_fingerprint, source_root
 
 FORMAT = 1
@@ -67,7 +69,7 @@ class Checkpoint:
     """
 
     round: int
-    state: dict[str, torch.Tensor]
+    state: State
     memory: dict[str, Any]
 
 
@@ -89,6 +91,8 @@ class RunFolder:
         self.path = path
         self.damaged: list[str] = []
         self.info: dict[str, Any] = {}
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     @classmethod
     def create(cls, path: str, settings: Mapping[str, Scalar], space: str) -> "RunFolder":
@@ -235,12 +239,33 @@ class RunFolder:
 
     def checkpoint(self, point: Checkpoint, keep: int) -> None:
         """Write a checkpoint whole; the oldest beyond ``keep`` go."""
-        name = f"round-{point.round:06d}.safetensors"
-        memory = {"round": point.round, "memory": point.memory}
-        write_tensors(self.path / "checkpoints" / name, point.state, memory)
+        self.begin_checkpoint(point, keep)
+        self.settle()
+
+    def begin_checkpoint(self, point: Checkpoint, keep: int) -> None:
+        """Write a checkpoint while the caller goes on; :meth:`settle` waits for it.
+
+        The tensors must stay as they are until then; what is remembered beside them is read here.
+        """
+        self.settle()
+        about = json.dumps({"round": point.round, "memory": point.memory})
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = self._writer.submit(self._write, point.round, point.state, about, keep)
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that was begun is on the disk; raise what stopped it."""
+        writing = self._writing
+        if writing is not None:
+            wait([writing])  # before it is forgotten: the wait may be interrupted
+            self._writing = None
+            writing.result()
+
+    def _write(self, number: int, state: State, about: str, keep: int) -> None:
+        write_tensors(self.path / "checkpoints" / f"round-{number:06d}.safetensors", state, about)
         for old in self._checkpoints()[:-keep]:
             old.unlink()
-        self.info["round"] = point.round
+        self.info["round"] = number
         self.save_info()
 
     def latest(self) -> Checkpoint:
@@ -269,6 +294,7 @@ class RunFolder:
 
     def finish(self, state: Mapping[str, torch.Tensor], rounds: int) -> None:
         """Write the trained supernet and mark the run as finished."""
+        self.settle()
         write_tensors(self.path / "supernet.safetensors", state, {"round": rounds})
         self.info |= {"status": FINISHED, "round": rounds}
         self.save_info()
@@ -287,14 +313,16 @@ _AT_THE_END = ("test", "summary")
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]
+    path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any] | str
 ) -> None:
-    """Write tensors as safetensors, with a JSON note and a checksum of both."""
+    """Write tensors as safetensors, with a note (JSON values, or their text) and a checksum."""
+    about = about if isinstance(about, str) else json.dumps(about)
     solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(about)
-    note = {"about": text, "format": FORMAT, "sha256": digest(solid, text)}
-    # One entry: safetensors writes several in no fixed order, and equal runs should be equal files.
-    write_whole(path, save(solid, {_NOTE: json.dumps(note, separators=(",", ":"))}))
+    note = {"about": about, "format": FORMAT, "xxh3": checksum(solid, about)}
+    with written_whole(path) as part:
+        # One entry: safetensors writes several in no fixed order, and equal runs should be equal
+        # files.
+        save_file(solid, part, {_NOTE: json.dumps(note, separators=(",", ":"))})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -325,9 +353,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"{str(path)!r} is no checkpoint of this project: its format is {found!r}, "
             f"allowed is {FORMAT}"
         )
-    if note.get("sha256") != digest(tensors, str(note.get("about"))):
+    about = str(note.get("about"))
+    # Files of earlier versions have a SHA-256.
+    if not (
+        note.get("xxh3") == checksum(tensors, about) or note.get("sha256") == digest(tensors, about)
+    ):
         raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its content")
-    return tensors, json.loads(note["about"])
+    return tensors, json.loads(about)
 
 
 def _latest() -> Path:

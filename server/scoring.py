@@ -178,7 +178,7 @@ def _send(
 ) -> dict[Architecture, list[Score]]:
     """Send one message a node at a time, so that few weights wait, and collect the scores."""
     found: dict[Architecture, list[Score]] = {}
-    outgoing = Outgoing(space, settings.wire_dtype)
+    outgoing = Outgoing(settings.wire_dtype)
     queues: dict[int, list[Errand]] = {}
     for errand in errands:
         queues.setdefault(errand.node, []).append(errand)
@@ -186,7 +186,7 @@ def _send(
         wave = [queue.pop(0) for queue in queues.values() if queue]
         weights: dict[Architecture, ArrayRecord] = {}  # one serialisation a distinct subnet
         for outer in dict.fromkeys(errand.outer for errand in wave):
-            weights[outer] = outgoing.record(state, outer)
+            weights[outer] = outgoing.record(state, space.boxes(outer))
         messages = [_message(errand, weights[errand.outer], settings) for errand in wave]
         watch = Watch(grid, [e.node if e.node in in_turn else None for e in wave])
         for index, reply in exchange(grid, messages, settings.round_timeout, watch=watch):

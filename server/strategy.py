@@ -37,6 +37,8 @@ from server.watch import Watch
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
 from supernet.files import write_whole
+from supernet.memory import keep_freed_memory
+from supernet.slicing import Cut
 from supernet.wire import source_fingerprint
 
 Row = dict[str, Any]
@@ -98,14 +100,14 @@ class SupernetStrategy(Strategy):
         self.late: Late[LateTask] = Late()
         self._folding = Folding(
             settings,
-            self.space,
             self.averaging,
             self.late,
             note=self.progress.note,
             folder=None if run is None else run.path / "checkpoints",
         )
-        self._outgoing = Outgoing(self.space, settings.wire_dtype)
+        self._outgoing = Outgoing(settings.wire_dtype)
         self._exposition = Exposition("" if run is None else run.path.name)
+        self._shapes = self.space.shapes(self.space.largest)
         self._beta = settings.beta()
         self._lr = settings.lr()
         self._plan: RoundPlan | None = None
@@ -131,6 +133,7 @@ class SupernetStrategy(Strategy):
         TrainingStalled
             Where three rounds in a row bring no usable reply.
         """
+        keep_freed_memory()
         self.state = state
         rounds = self.settings.rounds
         self.progress.start(first, rounds)
@@ -147,6 +150,8 @@ class SupernetStrategy(Strategy):
                     )
         finally:
             self.progress.stop()
+            if self.run_folder is not None:
+                self.run_folder.settle()
             self.averaging.let_go()
         return self.state
 
@@ -219,6 +224,9 @@ class SupernetStrategy(Strategy):
         if plan.evaluate:
             self._evaluate(number, rungs)
         self.expose()
+        if self.run_folder is not None:
+            # The round after the next writes where the state of the last checkpoint lies.
+            self.run_folder.settle()
         if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
             self._checkpoint(number)
         for hook in self._hooks:
@@ -230,7 +238,7 @@ class SupernetStrategy(Strategy):
         if self.run_folder is not None:
             s, status = self.settings, self.run_folder.info["status"]
             text = self._exposition.text(s.rounds, status, s.clients_per_round + s.over_sample)
-            write_whole(self.run_folder.path / "metrics.prom", text)
+            write_whole(self.run_folder.path / "metrics.prom", text, lasting=False)
 
     def _record(self, row: Row) -> None:
         self.rows.append(row)
@@ -258,7 +266,7 @@ class SupernetStrategy(Strategy):
         if self.run_folder is not None:
             memory = {name: part.state() for name, part in self._memories().items()}
             point = Checkpoint(number, self.state, memory)
-            self.run_folder.checkpoint(point, self.settings.keep_checkpoints)
+            self.run_folder.begin_checkpoint(point, self.settings.keep_checkpoints)
 
     # Orders
 
@@ -267,7 +275,7 @@ class SupernetStrategy(Strategy):
     ) -> list[Message]:
         """Return one message a sampled node, with its subnet's weights and its order."""
         self.state = arrays.to_torch_state_dict()
-        self._plan, messages = self._configure(server_round, grid)
+        _, messages = self._configure(server_round, grid)
         self._sent = [message.metadata for message in messages]
         return messages
 
@@ -293,13 +301,23 @@ class SupernetStrategy(Strategy):
             lr=self._lr(number - 1),
             nodes={client.name: nodes[client.name] for client in clients},
             assignment=assignment,
+            cuts=self._cuts_of(assignment.values()),
             favoured=favoured,
             weights=weights,
             clients={client.name: client for client in clients},
             evaluate=evaluate,
             bytes_down={},
         )
+        self._plan = plan
         return plan, train_messages(plan, self.state, self._outgoing, self.settings)
+
+    def _cuts_of(self, architectures: Iterable[Architecture]) -> dict[Architecture, Cut]:
+        """Return the cuts of a round's architectures: those of the round before are kept."""
+        before = {} if self._plan is None else self._plan.cuts
+        return {
+            arch: before.get(arch) or Cut(self._shapes, self.space.boxes(arch))
+            for arch in set(architectures)
+        }
 
     def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
         s = self.settings

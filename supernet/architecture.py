@@ -1,6 +1,7 @@
 """What a point of a search space is: frozen, hashable, and a short JSON text."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -25,6 +26,10 @@ class Architecture:
 
     def to_json(self) -> str:
         """Return the architecture as one line of JSON, fields in declaration order."""
+        return self._json
+
+    @functools.cached_property
+    def _json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
     @classmethod

@@ -1,19 +1,33 @@
-"""One hash for a set of tensors: which weights, which images."""
+"""Hashes of a set of tensors: which weights, which images; whether a file is whole."""
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+import xxhash
 
 
 def digest(tensors: Mapping[str, torch.Tensor], note: str = "") -> str:
-    """Hash names, dtypes, shapes and values (and a note) to 64 hexadecimal digits.
+    """Hash names, dtypes, shapes and values (and a note) to 64 hexadecimal digits (SHA-256).
 
     The order of the tensors does not count.
     """
-    found = hashlib.sha256(note.encode())
+    return _hash(hashlib.sha256(), tensors, note)
+
+
+def checksum(tensors: Mapping[str, torch.Tensor], note: str = "") -> str:
+    """Hash the same to 32 digits (XXH3) at the speed of memory.
+
+    It finds damage, not forgery.
+    """
+    return _hash(xxhash.xxh3_128(), tensors, note)
+
+
+def _hash(found: Any, tensors: Mapping[str, torch.Tensor], note: str) -> str:
+    found.update(note.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return str(found.hexdigest())

@@ -7,6 +7,7 @@ a view of the bytes.
 
 import functools
 import io
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -34,12 +35,25 @@ def flat_fields(flat: np.ndarray) -> FlatFields:
     return str(flat.dtype), flat.shape, "numpy.ndarray", data
 
 
-def flat_view(data: bytes, dtype: np.dtype, length: int) -> np.ndarray | None:
+def flat_view(data: bytes, dtype: np.dtype) -> np.ndarray | None:
     """Return a flat array as a view of its bytes, which cannot be written to.
 
     None where they are not to the byte what ``np.save`` writes: nothing of a stranger's is parsed.
     """
-    start = header(dtype, length)
+    length = (len(data) - len(header(dtype, 0))) // dtype.itemsize
+    start = header(dtype, max(0, length))  # as long as that of no numbers: numpy fills it up
     if not data.startswith(start) or len(data) != len(start) + length * dtype.itemsize:
         return None
     return np.frombuffer(data, dtype, offset=len(start))
+
+
+def flat_numbers(array: Any, dtype: np.dtype) -> Any:
+    """Return what a Flower ``Array`` holds: where that is a flat array of ``dtype``, a view of it.
+
+    Whatever numpy's reader raises for anything else is raised here.
+    """
+    if array.stype == "numpy.ndarray" and isinstance(array.data, bytes):
+        view = flat_view(array.data, dtype)
+        if view is not None:
+            return view
+    return array.numpy()

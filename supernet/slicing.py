@@ -7,7 +7,7 @@ element.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,9 +32,12 @@ def placement_shape(placement: Placement) -> Shape:
 
 def single_box(placement: Placement) -> Slices | None:
     """Return a placement's slices of the supernet's tensor where it has one box, else None."""
-    if any(len(intervals) != 1 for intervals in placement):
-        return None
-    return tuple(slice(start, stop) for ((start, stop),) in placement)
+    box = []
+    for intervals in placement:
+        if len(intervals) != 1:
+            return None
+        box.append(slice(*intervals[0]))
+    return tuple(box)
 
 
 def pieces(placement: Placement) -> Iterator[tuple[Slices, Slices]]:
@@ -53,36 +56,84 @@ def pieces(placement: Placement) -> Iterator[tuple[Slices, Slices]]:
         yield tuple(outer for outer, _ in combination), tuple(inner for _, inner in combination)
 
 
-def resolve(
-    state: Mapping[str, torch.Tensor],
-    what: Architecture | Mapping[str, Any],
-) -> Boxes:
-    """Turn an architecture, shapes or boxes into boxes that fit inside ``state``.
+class Cut(dict[str, Placement]):
+    """The placements of one subnet, known to fit inside one supernet. Not to be changed.
+
+    Checking boxes and turning them into slices costs a small subnet more than moving its numbers:
+    whoever cuts out, unpacks and averages the same subnet in one round makes its cut once.
+
+    Parameters
+    ----------
+    within
+        The supernet's shapes.
+    boxes
+        Where each tensor lies, as intervals or, for leading parts, as a shape.
+
+    Attributes
+    ----------
+    shapes
+        The subnet's, in the order of the boxes.
+    slices
+        Each tensor's one box; None where several are joined.
 
     Raises
     ------
     ValueError
         Where a name is not the supernet's or a box reaches outside its tensor.
     """
-    if isinstance(what, Architecture):
-        what = what.shapes_within({name: tuple(value.shape) for name, value in state.items()})
-    boxes: Boxes = {}
-    for name, entry in what.items():
-        if name not in state:
-            raise ValueError(f"{name!r} is not a tensor of the supernet")
-        shape = tuple(state[name].shape)
-        placement: Placement = tuple(
-            ((0, size),) if isinstance(size, int) else tuple(size) for size in entry
-        )
-        inside = len(placement) == len(shape) and all(
-            0 <= start <= stop <= size
-            for intervals, size in zip(placement, shape, strict=True)
-            for start, stop in intervals
-        )
-        if not inside:
-            raise ValueError(f"{name!r}: {entry} does not fit inside the supernet's {shape}")
-        boxes[name] = placement
-    return boxes
+
+    def __init__(self, within: Mapping[str, Shape], boxes: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.within = within
+        self.shapes: dict[str, Shape] = {}
+        self.slices: dict[str, Slices | None] = {}
+        for name, entry in boxes.items():
+            if name not in within:
+                raise ValueError(f"{name!r} is not a tensor of the supernet")
+            self[name] = placement = tuple(
+                ((0, part),) if isinstance(part, int) else tuple(part) for part in entry
+            )
+            if not _inside(placement, within[name]):
+                raise ValueError(
+                    f"{name!r}: {entry} does not fit inside the supernet's {within[name]}"
+                )
+            self.slices[name] = single_box(placement)
+            self.shapes[name] = placement_shape(placement)
+
+    def parts(self, name: str) -> Iterable[tuple[Slices, Any]]:
+        """Give (slices of the supernet's tensor, index into the subnet's) for every box."""
+        box = self.slices[name]
+        return pieces(self[name]) if box is None else ((box, ...),)
+
+
+def _inside(placement: Placement, shape: Shape) -> bool:
+    if len(placement) != len(shape):
+        return False
+    for intervals, size in zip(placement, shape, strict=True):
+        for start, stop in intervals:
+            if not 0 <= start <= stop <= size:
+                return False
+    return True
+
+
+def resolve(within: Mapping[str, Shape], what: Architecture | Mapping[str, Any]) -> Cut:
+    """Turn an architecture, shapes or boxes into a cut of a supernet with these shapes.
+
+    A cut of such a supernet is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        As :class:`Cut`.
+    """
+    if isinstance(what, Cut) and (what.within is within or what.within == within):
+        return what
+    return Cut(within, what.shapes_within(within) if isinstance(what, Architecture) else what)
+
+
+def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
+    """Return name to shape of a state's tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def extract(
@@ -96,8 +147,8 @@ def extract(
     state
         The supernet's tensors by name.
     what
-        An architecture (where its family can be located from shapes), ``space.shapes(arch)`` or
-        ``space.boxes(arch)``.
+        An architecture (where its family can be located from shapes), ``space.shapes(arch)``,
+        ``space.boxes(arch)`` or a :class:`Cut`.
 
     Returns
     -------
@@ -106,13 +157,13 @@ def extract(
         box, copies where several boxes are joined. Clone them before writing.
     """
     subnet: dict[str, torch.Tensor] = {}
-    for name, placement in resolve(state, what).items():
-        box = single_box(placement)
+    cut = resolve(shapes_of(state), what)
+    for name, box in cut.slices.items():
         if box is not None:
             subnet[name] = state[name][box]
         else:
-            joined = state[name].new_empty(placement_shape(placement))
-            for outer, inner in pieces(placement):
+            joined = state[name].new_empty(cut.shapes[name])
+            for outer, inner in pieces(cut[name]):
                 joined[inner] = state[name][outer]
             subnet[name] = joined
     return subnet

@@ -115,7 +115,7 @@ class TrainOrder:
 
 def numel(shapes: Mapping[str, Shape]) -> int:
     """Return how many numbers a flat array of these tensors holds."""
-    return sum(math.prod(shape) for shape in shapes.values())
+    return sum(map(math.prod, shapes.values()))
 
 
 def numpy_dtype(wire_dtype: str) -> np.dtype:
@@ -172,12 +172,10 @@ def unpack(
     if flat.dtype != expected:
         raise ValueError(f"dtype {flat.dtype} in place of {expected} for wire-dtype {wire_dtype}")
     whole = _tensor(flat.view(np.uint8)).view(number)
-    views, offset = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        views[name] = whole[offset : offset + size].view(shape)
-        offset += size
-    return views
+    parts = torch.split_with_sizes(whole, list(map(math.prod, shapes.values())))
+    return {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

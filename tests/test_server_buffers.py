@@ -1,7 +1,10 @@
 """The average's buffers over several rounds: reused, and nothing of an earlier round shows."""
 
+import time
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +15,21 @@ from hypothesis import strategies as st
 
 import server.aggregation
 import server.folding
+import server.run_folder
 from client.app import app as client_app
 from server.aggregation import OverlapAverage, blank
 from server.averaging import Averaging
 from server.local_grid import LocalGrid
 from server.outgoing import Outgoing
 from server.replies import Expected, Reply, check_reply
+from server.run_folder import Checkpoint, RunFolder, read_tensors
 from server.settings import check_settings
 from server.strategy import SupernetStrategy
 from supernet import State, extract
+from supernet.slicing import resolve, shapes_of
 from supernet.wire import WIRE_DTYPES, pack
 from tests.test_server_aggregation import EPSILON, oracle
-from tests.training import Quiet, node_configs, ready, same, train
+from tests.training import Quiet, full_run, node_configs, ready, same, train
 from tests.updates import SPACE, Fold, bits, boxed_clients, random_update, same_bits
 
 
@@ -233,14 +239,57 @@ def test_a_reply_is_dropped_before_the_next_but_one(monkeypatch: pytest.MonkeyPa
     assert len(seen) == 2 * 4
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_checkpoint_that_is_slowly_written_holds_its_own_round(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers take turns, and the one that is written must not be folded into."""
+    asked: dict[int, State] = {}
+    begin, write = RunFolder.begin_checkpoint, server.run_folder.write_tensors
+
+    def noting(run: RunFolder, point: Checkpoint, keep: int) -> None:
+        asked[point.round] = {name: tensor.clone() for name, tensor in point.state.items()}
+        begin(run, point, keep)
+
+    def slow(path: Path, tensors: State, about: Any) -> None:
+        time.sleep(0.2)  # longer than a round
+        write(path, tensors, about)
+
+    monkeypatch.setattr(RunFolder, "begin_checkpoint", noting)
+    monkeypatch.setattr(server.run_folder, "write_tensors", slow)
+    run = full_run(
+        tmp_path / "run", {"rounds": 5, "checkpoint-every": every, "keep-checkpoints": 9}
+    )
+    assert set(asked) == {0, *range(every, 5, every), 5}
+    for number, state in asked.items():
+        path = run.path / "checkpoints" / f"round-{number:06d}.safetensors"
+        assert same(read_tensors(path)[0], state)
+    assert not same(asked[0], asked[5])
+
+
 # What goes out
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=boxed_clients(), wire=st.sampled_from(WIRE_DTYPES))
+def test_what_goes_out_is_what_extract_and_pack_make(
+    case: tuple[State, list[Fold]], wire: str
+) -> None:
+    """Also where several boxes are joined, and where numbers change their format."""
+    state, clients = case
+    outgoing = Outgoing(wire)
+    for _, _, boxes in clients:
+        expected = Array(pack(extract(state, boxes), wire))
+        assert outgoing.record(state, boxes)["subnet"] == expected
+        cut = resolve(shapes_of(state), boxes)
+        assert outgoing.record(state, cut)["subnet"] == expected
 
 
 @pytest.mark.parametrize("wire", WIRE_DTYPES)
 def test_outgoing_records_are_flowers_own(wire: str) -> None:
-    outgoing, state = Outgoing(SPACE, wire), SPACE.init(0)
+    outgoing, state = Outgoing(wire), SPACE.init(0)
     small, large = SPACE.smallest, SPACE.largest
-    records = {arch: outgoing.record(state, arch) for arch in (small, large, small)}
+    records = {arch: outgoing.record(state, SPACE.boxes(arch)) for arch in (small, large, small)}
     for arch, record in records.items():
         expected = Array(pack(extract(state, SPACE.boxes(arch)), wire))
         assert record["subnet"] == expected  # also what came before the buffer's next use

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from safetensors.torch import save_file
 
 from server import run_folder
 from server.run_folder import (
+    FORMAT,
     Checkpoint,
     RunFolder,
     RunFolderError,
     read_tensors,
     write_tensors,
 )
+from supernet import State
+from supernet.digest import digest
 
 STATE = {
     "b": torch.tensor([[1.5, -0.0], [float("nan"), 1e-42]]),
@@ -188,6 +192,57 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert point.memory == MEMORY
     assert same(point.state, STATE)
     assert RunFolder.open(run.path).info["round"] == 4
+
+
+def test_a_checkpoint_is_written_while_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, go, memory = new_run(tmp_path), threading.Event(), {"policy": {"largest": {"3": 1}}}
+
+    def slow(path: Path, tensors: State, about: str) -> None:
+        assert go.wait(60)
+        write_tensors(path, tensors, about)
+
+    monkeypatch.setattr(run_folder, "write_tensors", slow)
+    run.begin_checkpoint(Checkpoint(1, STATE, memory), 2)
+    memory["policy"]["largest"]["3"] = 2  # what is remembered is that of the beginning
+    assert not list((run.path / "checkpoints").iterdir())
+    go.set()
+    run.settle()
+    assert run.latest().memory == {"policy": {"largest": {"3": 1}}}
+    assert RunFolder.open(run.path).info["round"] == 1
+
+
+def test_what_stops_a_checkpoint_is_raised_by_whoever_waits_for_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path)
+
+    def full(*given: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(run_folder, "write_tensors", full)
+    run.begin_checkpoint(Checkpoint(1, STATE, MEMORY), 1)
+    with pytest.raises(OSError, match="no space left"):
+        run.settle()
+    run.settle()
+    monkeypatch.undo()
+    run.checkpoint(Checkpoint(2, STATE, MEMORY), 1)
+    assert run.latest().round == 2
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They had a SHA-256 in place of the faster checksum."""
+    path, about = tmp_path / "old.safetensors", json.dumps({"round": 3, "memory": MEMORY})
+    for sha, whole in ((digest(STATE, about), True), (digest(STATE, about + " "), False)):
+        note = {"about": about, "format": FORMAT, "sha256": sha}
+        save_file(STATE, path, {"superfednas": json.dumps(note)})
+        if whole:
+            found, told = read_tensors(path)
+            assert same(found, STATE) and told == {"round": 3, "memory": MEMORY}
+        else:
+            with pytest.raises(RunFolderError, match="checksum"):
+                read_tensors(path)
 
 
 def test_tensors_that_are_views_are_written_as_they_look(tmp_path: Path) -> None:

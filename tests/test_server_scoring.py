@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deploy.trained
-import server.outgoing
 import superfednas
 from client.app import app as client_app
 from client.node import node_data
@@ -26,13 +33,15 @@ from nas.regression import design
 from server.app import main, prepare
 from server.assignment import Client
 from server.local_grid import LocalGrid
+from server.outgoing import Outgoing
 from server.progress import Progress
 from server.roster import RosterError
 from server.run_folder import RunFolder, RunFolderError
 from server.scoring import plan_errands, score_by_nodes
 from server.settings import check_settings
-from supernet import Architecture, SearchSpace, extract
+from supernet import Architecture, SearchSpace, State, extract
 from supernet.config import Scalar, SettingsError, flatten
+from supernet.slicing import Boxes
 from supernet.wire import decode_list, numpy_dtype, pack
 from tests.spaces import NARROW
 from tests.strategies import architectures, noisy_state, space
@@ -225,17 +234,16 @@ def test_a_node_without_budget_gets_the_whole_supernet_once(run: RunFolder) -> N
 def test_weights_for_several_nodes_are_packed_once(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = list[str]()
+    cut = list[Boxes]()
+    record = Outgoing.record
 
-    def counting(
-        tensors: Mapping[str, torch.Tensor], wire_dtype: str, into: np.ndarray
-    ) -> np.ndarray:
-        calls.append(wire_dtype)
-        return pack(tensors, wire_dtype, into)
+    def counting(outgoing: Outgoing, state: State, boxes: Boxes) -> ArrayRecord:
+        cut.append(boxes)
+        return record(outgoing, state, boxes)
 
-    monkeypatch.setattr(server.outgoing, "pack", counting)
+    monkeypatch.setattr(Outgoing, "record", counting)
     ask(run, canned())
-    assert calls == ["float32"]
+    assert len(cut) == 1
 
 
 def test_the_run_s_own_settings_count(tmp_path: Path) -> None:

@@ -226,9 +226,22 @@ def test_training_on_views_is_training_the_subnet(data: st.DataObject, norm: str
     ],
 )
 def test_boxes_that_do_not_fit(what: dict[str, Any], sentence: str) -> None:
-    for refuse in (extract, resolve):
-        with pytest.raises(ValueError, match=sentence):
-            refuse({"w": numbers(2, 3)}, what)
+    with pytest.raises(ValueError, match=sentence):
+        extract({"w": numbers(2, 3)}, what)
+    with pytest.raises(ValueError, match=sentence):
+        resolve({"w": (2, 3)}, what)
+
+
+def test_a_cut_is_checked_once_and_again_where_the_supernet_is_another() -> None:
+    of = space()
+    within = of.shapes(of.largest)
+    cut = resolve(within, of.boxes(of.smallest))
+    assert cut == of.boxes(of.smallest)
+    assert cut.shapes == of.shapes(of.smallest)
+    assert resolve(within, cut) is cut
+    assert resolve(dict(within), cut) is cut
+    with pytest.raises(ValueError, match="does not fit"):
+        resolve(of.shapes(of.smallest), resolve(within, of.boxes(of.largest)))
 
 
 def test_architectures_that_do_not_fit() -> None:
