@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from server.aggregation import blank
+from server.outgoing import gather
 from supernet import Architecture, SearchSpace, State, extract
-from supernet.slicing import Boxes
+from supernet.slicing import Boxes, Cut
 from supernet.wire import pack, unpack
 
 BETA = 0.3
@@ -24,7 +25,7 @@ class Round:
     ----------
     state
         The supernet.
-    archs
+    archs, cuts
         One a client.
     flats
         One outgoing buffer a client, in which its reply will lie.
@@ -33,6 +34,7 @@ class Round:
     space: SearchSpace
     state: State
     archs: list[Architecture]
+    cuts: list[Cut]
     flats: list[np.ndarray]
 
     @classmethod
@@ -49,7 +51,8 @@ class Round:
         for tensor in state.values():
             tensor.normal_(generator=generator)
         flats = [np.empty(space.params(arch), np.float32) for arch in archs]
-        found = cls(space, state, archs, flats)
+        cuts = [Cut(shapes, space.boxes(arch)) for arch in archs]
+        found = cls(space, state, archs, cuts, flats)
         found.extract()
         return found
 
@@ -66,8 +69,8 @@ class Round:
 
     def extract(self) -> None:
         """Write every client's weights into its outgoing buffer."""
-        for arch, flat in zip(self.archs, self.flats, strict=True):
-            pack(extract(self.state, self.space.boxes(arch)), into=flat)
+        for cut, flat in zip(self.cuts, self.flats, strict=True):
+            gather(self.state, cut, flat)
 
     def extract_fresh(self) -> None:
         """Do the same with a new buffer for every client, as the dense method that allocates."""
@@ -82,8 +85,8 @@ class Round:
     def replies(self) -> list[tuple[State, float, Boxes]]:
         """Return every reply's tensors, its weight and where they lie."""
         return [
-            (unpack(flat, self.space.shapes(arch)), weight, self.space.boxes(arch))
-            for arch, flat, weight in zip(self.archs, self.flats, self.weights, strict=True)
+            (unpack(flat, cut.shapes), weight, cut)
+            for cut, flat, weight in zip(self.cuts, self.flats, self.weights, strict=True)
         ]
 
     def must_move(self) -> int:

@@ -1,7 +1,6 @@
-"""Measure what a round costs beside the clients' work, in one process, and how that grows.
+"""Measure what a round costs beside the clients' work, in one process.
 
-    python benchmarks/round_overhead.py                       # the round, by cause
-    python benchmarks/round_overhead.py --growth              # nodes, replies, size of the supernet
+    python benchmarks/round_overhead.py
 
 The clients are empty: each sends back the array that it was sent, as it is. What remains is ours:
 who is there, who gets what, cutting out and serialising, checking, averaging, metrics, the
@@ -182,44 +181,20 @@ def copy_seconds(size: int, repeats: int = 5) -> float:
 def main(
     space: Annotated[str, typer.Option()] = "resnet-tiny",
     clients: Annotated[int, typer.Option(help="A round.")] = 8,
-    count: Annotated[int, typer.Option("--rounds")] = 12,
-    growth: Annotated[bool, typer.Option("--growth")] = False,
+    count: Annotated[int, typer.Option("--rounds")] = 40,
 ) -> None:
     """Measure and print Markdown."""
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
-        if not growth:
-            total, causes, moved = rounds(
-                max(10, clients), clients, space, count, Path(folder) / "run"
-            )
-            allowed = 10 + 2 * clients
-            ours = total - causes["the clients, empty"]
-            print(f"{space}, {clients} empty clients a round, median of {count} rounds\n")
-            print("| cause | ms |\n|---|---|")
-            for cause, seconds in causes.items():
-                print(f"| {cause} | {1e3 * seconds:.2f} |")
-            print(f"| the rest | {1e3 * (total - sum(causes.values())):.2f} |")
-            print(f"| **the round** | {1e3 * total:.2f} |")
-            print(f"| of it ours (all but the clients; allowed: {allowed}) | {1e3 * ours:.2f} |")
-            print(
-                f"| a copy of the same {moved / 1e6:.1f} MB on warm buffers | "
-                f"{1e3 * copy_seconds(moved):.2f} |"
-            )
-            return
-        print("| space | nodes | a round | ms a round | of it bookkeeping | share |")
-        print("|---|---|---|---|---|---|")
-        cases = [("resnet-tiny", n, k) for n in (10, 100, 1000, 10_000) for k in (2, 8, 64)]
-        cases += [("resnet-tiny", 1000, 512), ("resnet10-26", 100, 8), ("resnet10-26", 100, 64)]
-        for number, (name, nodes, sampled) in enumerate(c for c in cases if c[2] <= c[1]):
-            total, causes, _ = rounds(nodes, sampled, name, count, Path(folder) / str(number))
-            kept = ("messages: cut out, serialise", "the clients, empty", "checkpoint")
-            weights = sum(causes[cause] for cause in (*kept, "replies: check, average"))
-            books = total - weights
-            print(
-                f"| {name} | {nodes:,} | {sampled} | {1e3 * total:.1f} | {1e3 * books:.2f} | "
-                f"{books / total:.1%} |",
-                flush=True,
-            )
+        total, causes, moved = rounds(max(10, clients), clients, space, count, Path(folder) / "run")
+    print(f"{space}, {clients} empty clients a round, median of {count} rounds\n")
+    print("| cause | ms |\n|---|---|")
+    for cause, seconds in causes.items():
+        print(f"| {cause} | {1e3 * seconds:.2f} |")
+    print(f"| the rest | {1e3 * (total - sum(causes.values())):.2f} |")
+    print(f"| **the round** (allowed: {10 + 2 * clients}) | {1e3 * total:.2f} |")
+    warm = 1e3 * copy_seconds(moved)
+    print(f"| a copy of the same {moved / 1e6:.1f} MB on warm buffers | {warm:.2f} |")
 
 
 if __name__ == "__main__":

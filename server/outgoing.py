@@ -9,9 +9,9 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from server.threads import spread
-from supernet import State
+from supernet import Shape, State
 from supernet.npy import flat_fields
-from supernet.slicing import Boxes, resolve, shapes_of
+from supernet.slicing import Boxes, Cut, resolve, shapes_of
 from supernet.wire import SUBNET, numel, numpy_dtype, unpack
 
 
@@ -41,30 +41,33 @@ class Outgoing:
         if length > self._buffer.size:
             self._buffer = np.empty(length, self._buffer.dtype)
         flat = self._buffer[:length]
-        source, places = self._arrays(state, flat, cut.shapes)
-
-        def place(name: str) -> None:
-            for outer, inner in cut.parts(name):
-                places[name][inner] = source[name][outer]
-
-        spread(place, {name: math.prod(shape) for name, shape in cut.shapes.items()})
+        gather(state, cut, flat, self._wire_dtype)
         return ArrayRecord({SUBNET: Array(*flat_fields(flat))})
 
-    def _arrays(
-        self, state: State, flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return the supernet's tensors and the places in ``flat``, as what copies fastest.
 
-        That is numpy, which takes a third of torch's time for a small tensor, but knows the numbers
-        of one format only.
-        """
-        if any(tensor.dtype != torch.float32 for tensor in state.values()) or (
-            self._wire_dtype != "float32"
-        ):
-            return state, unpack(flat, shapes, self._wire_dtype)
-        places, offset = {}, 0
-        for name, shape in shapes.items():
-            size = math.prod(shape)
-            places[name] = flat[offset : offset + size].reshape(shape)
-            offset += size
-        return {name: tensor.numpy() for name, tensor in state.items()}, places
+def gather(state: State, cut: Cut, flat: np.ndarray, wire_dtype: str = "float32") -> None:
+    """Copy a subnet's tensors into a flat array of the right length and format."""
+    source, places = _arrays(state, flat, cut.shapes, wire_dtype)
+
+    def place(name: str) -> None:
+        for outer, inner in cut.parts(name):
+            places[name][inner] = source[name][outer]
+
+    spread(place, {name: math.prod(shape) for name, shape in cut.shapes.items()})
+
+
+def _arrays(
+    state: State, flat: np.ndarray, shapes: Mapping[str, Shape], wire_dtype: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the supernet's tensors and their places in ``flat``, as what copies fastest.
+
+    That is numpy, which takes a third of torch's time for a small tensor, but cannot convert.
+    """
+    if wire_dtype != "float32" or any(t.dtype != torch.float32 for t in state.values()):
+        return state, unpack(flat, shapes, wire_dtype)
+    places, offset = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        places[name] = flat[offset : offset + size].reshape(shape)
+        offset += size
+    return {name: tensor.numpy() for name, tensor in state.items()}, places

@@ -81,6 +81,8 @@ class Roster:
         self._silent: dict[int, float] = {}  # node to when it is asked again
         self._holders: dict[str, int] = {}
         self._gone: set[int] = set()
+        self._usable: dict[str, tuple[int, Client]] = {}
+        self._seen: tuple[list[int], set[int]] = ([], set())  # who was there and gone for that
         self._failures: Counter[str] = Counter()
         self._resting: dict[str, int] = {}  # name to the last round that it is left out of
         self._refused: dict[str, list[str]] = {}
@@ -88,10 +90,18 @@ class Roster:
         self.in_turn: set[int] = set()
 
     def refresh(self, grid: Grid) -> dict[str, tuple[int, Client]]:
-        """Ask new nodes who they are and return the usable ones by name, in the names' order."""
+        """Ask new nodes who they are and return the usable ones by name, in the names' order.
+
+        Where nobody has come, gone or failed since, that is what it was: a round with ten thousand
+        nodes known does not look at each of them.
+        """
         online = sorted(grid.get_node_ids())
         now = time.monotonic()
-        again = [node for node in online if self._silent.get(node, now) < now]
+        again = (
+            [node for node in online if self._silent.get(node, now) < now] if self._silent else []
+        )
+        if not again and (online, self._gone) == self._seen:
+            return self._usable
         self._ask(grid, [*(node for node in online if node not in self._known), *again])
         usable: dict[str, tuple[int, Client]] = {}
         for node in self._by_claim(online):
@@ -109,7 +119,9 @@ class Roster:
             else:
                 usable[client.name] = (node, client)
                 self._hold(client, node)
-        return dict(sorted(usable.items(), key=lambda item: client_order(item[0])))
+        self._usable = dict(sorted(usable.items(), key=lambda item: client_order(item[0])))
+        self._seen = online, set(self._gone)
+        return self._usable
 
     def _by_claim(self, online: Sequence[int]) -> list[int]:
         """Order nodes by their right to a name: who answers, then who held it before."""
@@ -173,6 +185,8 @@ class Roster:
     def rested(self, names: Iterable[str], round: int) -> list[str]:  # noqa: A002
         """Return those of the clients that do not rest in a round; all where all of them do."""
         every = list(names)
+        if not self._resting:
+            return every
         awake = [name for name in every if self._resting.get(name, 0) < round]
         return awake or every
 

@@ -332,7 +332,9 @@ class SupernetStrategy(Strategy):
         usable = self.roster.wait_for(grid, least, s.node_timeout, wanted=why)
         self.late.forget(lambda task: number - task.plan.round > s.rest_rounds)
         busy = {task.client for task in self.late.waiting.values()}
-        free = [name for name in usable if name not in busy] or list(usable)
+        free = list(usable)
+        if busy:
+            free = [name for name in usable if name not in busy] or free
         awake = self.roster.rested(free, number)
         wanted += s.over_sample
         if len(awake) < wanted:
