@@ -113,12 +113,10 @@ def clocked() -> Iterator[dict[str, float]]:
         yield spent
 
 
-def rounds(
-    nodes: int, sampled: int, space: str, count: int, folder: Path | None
-) -> tuple[float, dict[str, float], int]:
-    """Return the median seconds a round, the median of every cause, and the bytes a round moves."""
-    values: dict[str, Any] = {
-        "rounds": count + 1,
+def strategy_values(space: str, sampled: int, count: int, folder: Path | None) -> dict[str, Any]:
+    """Return the settings of a run of empty rounds."""
+    return {
+        "rounds": count,
         "clients-per-round": sampled,
         "space": space,
         "evaluate-every": 0,
@@ -128,6 +126,13 @@ def rounds(
         "image-size": 32,
         "run-dir": "" if folder is None else str(folder),
     }
+
+
+def rounds(
+    nodes: int, sampled: int, space: str, count: int, folder: Path | None
+) -> tuple[float, dict[str, float], int]:
+    """Return the median seconds a round, the median of every cause, and the bytes a round moves."""
+    values = strategy_values(space, sampled, count + 1, folder)
     prepared = prepare(values)
     run = None
     if folder is not None:

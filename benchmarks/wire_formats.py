@@ -1,4 +1,4 @@
-"""What 16 bits on the wire cost: accuracy against float32 on CIFAR-10, paired by seed.
+"""Measure what 16 bits on the wire cost: accuracy against float32 on CIFAR-10, paired by seed.
 
     python benchmarks/wire_formats.py --data cifar10.npz --out runs/wire --seeds 0,1,2,3,4
 
@@ -40,52 +40,39 @@ def interval(differences: list[float]) -> tuple[float, float]:
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    """Return the Markdown table of all seeds of which every format is finished."""
-    found = {
-        seed: cells
-        for seed in seeds
-        if all(cells := {name: accuracies(out / f"seed{seed}-{name}") for name in WIRE_DTYPES})
-        or None not in cells.values()
-    }
-    found = {seed: cells for seed, cells in found.items() if None not in cells.values()}
-    if not found:
-        return "no seed is finished"
-    rungs = list(next(iter(found.values()))["float32"])
-    means = {
-        seed: {name: statistics.mean(cell.values()) for name, cell in cells.items()}
-        for seed, cells in found.items()
-    }
-    lines = [
-        "| seed | "
-        + " | ".join(WIRE_DTYPES)
-        + " | "
-        + " | ".join(f"{n} - float32" for n in WIRE_DTYPES[1:])
-        + " |",
-        "|" + "---|" * (2 * len(WIRE_DTYPES)),
-    ]
-    for seed, cell in means.items():
-        plain = " | ".join(f"{cell[name]:.2%}" for name in WIRE_DTYPES)
-        minus = " | ".join(
-            f"{100 * (cell[name] - cell['float32']):+.2f}" for name in WIRE_DTYPES[1:]
-        )
-        lines.append(f"| {seed} | {plain} | {minus} |")
-    lines += [
-        "",
-        "| points against float32, mean and 95% interval | " + " | ".join(WIRE_DTYPES[1:]) + " |",
-    ]
-    lines.append("|" + "---|" * len(WIRE_DTYPES))
-    for rung in ["all six", *rungs]:
+    """Return the Markdown tables of all seeds of which every format is finished."""
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for seed in seeds:
+        cells = {name: accuracies(out / f"seed{seed}-{name}") for name in WIRE_DTYPES}
+        done = {
+            # The mean of all rungs is one more column.
+            name: {"all six": statistics.mean(cell.values()), **cell}
+            for name, cell in cells.items()
+            if cell is not None
+        }
+        if len(done) == len(WIRE_DTYPES):
+            found[seed] = done
+    if len(found) < 2:
+        return "fewer than two seeds are finished"
+    others = WIRE_DTYPES[1:]
+
+    def minus(seed: int, name: str, rung: str) -> float:
+        return 100 * (found[seed][name][rung] - found[seed]["float32"][rung])
+
+    header = [*WIRE_DTYPES, *(f"{name} - float32" for name in others)]
+    lines = [f"| seed | {' | '.join(header)} |", "|" + "---|" * (1 + len(header))]
+    for seed, cell in found.items():
+        row = [f"{cell[name]['all six']:.2%}" for name in WIRE_DTYPES]
+        row += [f"{minus(seed, name, 'all six'):+.2f}" for name in others]
+        lines.append(f"| {seed} | {' | '.join(row)} |")
+    lines += ["", f"| points against float32, mean and 95% interval | {' | '.join(others)} |"]
+    lines.append("|" + "---|" * (1 + len(others)))
+    for rung in next(iter(found.values()))["float32"]:
         row = []
-        for name in WIRE_DTYPES[1:]:
-            differences = [
-                100 * (means[seed][name] - means[seed]["float32"])
-                if rung == "all six"
-                else 100 * (cells[name][rung] - cells["float32"][rung])
-                for seed, cells in found.items()
-            ]
-            mean, half = interval(differences)
+        for name in others:
+            mean, half = interval([minus(seed, name, rung) for seed in found])
             row.append(f"{mean:+.2f} ± {half:.2f}")
-        lines.append(f"| {rung} | " + " | ".join(row) + " |")
+        lines.append(f"| {rung} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
