@@ -13,6 +13,7 @@ import server.exchange
 import server.roster
 from client.app import app as client_app
 from server.aggregation import OverlapAverage
+from server.assignment import Client
 from server.local_grid import LocalGrid
 from server.roster import Roster
 from server.run_folder import RunFolder, RunFolderError
@@ -258,6 +259,36 @@ def _roster(said: list[str] | None = None, **limits: int) -> Roster:
 
 def holders(roster: Roster, grid: Answers) -> dict[str, int]:
     return {name: node for name, (node, _) in roster.refresh(grid).items()}
+
+
+def test_nodes_are_looked_at_again_only_where_something_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With ten thousand known nodes, a look at each was most of a small round."""
+    roster, grid = _roster(), Answers({5: "kitchen", 6: "hall"})
+    looked: list[str] = []
+    eligible = roster.policy.eligible
+
+    def noting(client: Client) -> bool:
+        looked.append(client.name)
+        return eligible(client)
+
+    monkeypatch.setattr(roster.policy, "eligible", noting)
+    assert holders(roster, grid) == {"kitchen": 5, "hall": 6}
+    assert sorted(looked) == ["hall", "kitchen"]
+    for change, expected in (
+        (lambda: None, {"kitchen": 5, "hall": 6}),
+        (lambda: grid.names.update({7: "cellar"}), {"kitchen": 5, "hall": 6, "cellar": 7}),
+        (lambda: grid.names.pop(6), {"kitchen": 5, "cellar": 7}),
+        (lambda: None, {"kitchen": 5, "cellar": 7}),
+        (lambda: grid.names.update({6: "hall"}), {"kitchen": 5, "hall": 6, "cellar": 7}),
+    ):
+        looked.clear()
+        before = holders(roster, grid)
+        change()
+        assert looked == []
+        assert holders(roster, grid) == expected
+        assert bool(looked) == (expected != before)
 
 
 def test_a_name_stays_with_its_node_until_that_does_not_answer() -> None:

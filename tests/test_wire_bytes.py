@@ -8,7 +8,7 @@ import pytest
 from supernet.wire import WIRE_DTYPES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from wire_bytes import one_round  # noqa: E402
+from wire_bytes import one_round
 
 
 @pytest.mark.parametrize("wire_dtype", WIRE_DTYPES)
