@@ -20,6 +20,7 @@ from supernet.wire import (
     TrainOrder,
     decode_list,
     pack,
+    sends_change,
     source_fingerprint,
     source_root,
     unpack,
@@ -59,7 +60,9 @@ class SubnetClient(NumPyClient):
         Returns
         -------
         tuple
-            The new flat array, the number of training images, and metrics: ``loss``, ``seconds``,
+            The new flat array (at 16 bits: what training changed,
+            :func:`supernet.wire.sends_change`), the number of training images, and metrics:
+            ``loss``, ``seconds``,
             ``round``, ``architecture``, ``evaluation`` (JSON list of [index, accuracy, loss]) and
             ``evaluation-examples`` where an evaluation was ordered, and the code's ``source``.
 
@@ -97,6 +100,8 @@ class SubnetClient(NumPyClient):
             "source-root": str(source_root()),
             "seconds": time.perf_counter() - started,
         }
+        if sends_change(order.wire_dtype):
+            state = {name: tensor - received[name].float() for name, tensor in state.items()}
         return [pack(state, order.wire_dtype)], len(self.data.train), metrics
 
     def evaluate(

@@ -37,9 +37,12 @@ class Aggregation(Protocol):
     ----------
     verdicts
         After :meth:`result`: client to what was done to its reply, where it was not taken as it is.
+    holds
+        Whether replies are held until :meth:`result`, and must stay as they are until then.
     """
 
     verdicts: dict[str, str]
+    holds: bool
 
     def add(
         self,
@@ -177,6 +180,8 @@ class OverlapAverage:
         Tensors like the state's that become the result, whatever they hold: who keeps two states
         and swaps them every round allocates nothing. By default new ones.
     """
+
+    holds = False
 
     def __init__(
         self,

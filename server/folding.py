@@ -12,12 +12,12 @@ from server.aggregation import Aggregation
 from server.averaging import Averaging
 from server.closing import Closing, LateTask, check_late
 from server.exchange import Late
+from server.incoming import Incoming
 from server.plan import RoundPlan
 from server.progress import Note
 from server.replies import BadReply, FoldQueue, Reply, check_reply, is_silence
 from server.settings import Settings
 from supernet import State
-from supernet.wire import unpack
 
 Row = dict[str, Any]
 
@@ -81,6 +81,7 @@ class Folding:
     ) -> None:
         self._settings, self._averaging = settings, averaging
         self._late, self._note, self._folder = late, note, folder
+        self._incoming = Incoming(settings.wire_dtype)
 
     def fold(
         self,
@@ -130,9 +131,9 @@ class Folding:
                 )
             for turn, ready in queue.put(index, flat):
                 client, cut = names[turn], plan.cuts[plan.assignment[names[turn]]]
-                update = unpack(ready, cut.shapes, s.wire_dtype)
+                update = self._incoming.weights(state, cut, ready, held=average.holds)
                 average.add(update, plan.weights[client], cut, client)
-        late = self._fold_late(plan.round, average)
+        late = self._fold_late(plan.round, state, average)
         usable = any(isinstance(entry, Reply) for entry in found.values())
         if usable or any(row["folded"] for row in late):
             state = average.result()
@@ -146,8 +147,11 @@ class Folding:
             )
         return Folded(state, found, silent, average.verdicts, late)
 
-    def _fold_late(self, number: int, average: Aggregation) -> list[Row]:
-        """Fold, or only count, the replies to rounds that have closed; one row each."""
+    def _fold_late(self, number: int, state: State, average: Aggregation) -> list[Row]:
+        """Fold, or only count, the replies to rounds that have closed; one row each.
+
+        One of 16 bits changes the state as it is now; one of float32 brings the weights of its own.
+        """
         s, rows = self._settings, []
         arrived = sorted(self._late.take(), key=lambda entry: (entry[0].plan.round, entry[0].index))
         for task, message in arrived:
@@ -158,7 +162,7 @@ class Folding:
             elif s.late_replies == "fold":
                 cut = plan.cuts[plan.assignment[task.client]]
                 weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
-                update = unpack(reply.flat, cut.shapes, s.wire_dtype)
+                update = self._incoming.weights(state, cut, reply.flat, held=average.holds)
                 who = f"{task.client}, late from round {plan.round}"
                 average.add(update, weight, cut, who)
                 row |= {"folded": True, "weight": weight}

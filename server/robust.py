@@ -23,10 +23,10 @@ Each reply counts once, whatever its weight: neither β nor a declared number of
 influence. What clipping cannot see: a false reply of usual length, alone in its cell.
 
 **Memory.** Order statistics need all values at once, so a round's replies are held until the last
-has come: clients-per-round × the subnet's bytes in the wire's number format (``hold-back`` does not
-bound this). Beyond that and the new state: one tensor's differences in double precision, then
-blocks of a few megabytes. Five subnets of ``resnet10-26`` (745 MB) take about 5 s of one core a
-round, the plain average 0.2 s.
+has come: clients-per-round × the subnet's bytes in float32, whatever ``wire-dtype`` (``hold-back``
+does not bound this). Beyond that and the new state: one tensor's differences in double precision,
+then blocks of a few megabytes. Five subnets of ``resnet10-26`` (745 MB) take about 5 s of one core
+a round, the plain average 0.2 s.
 """
 
 import itertools
@@ -80,6 +80,7 @@ class HeldAverage(ABC):
     """
 
     clips_below: float = FEW
+    holds = True
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         self._state = {name: tensor.detach() for name, tensor in state.items()}

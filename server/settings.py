@@ -76,7 +76,12 @@ class Settings:
     )
     ladder: int = setting(5, "subnets on the ladder, smallest and largest included", low=2, high=50)
 
-    wire_dtype: str = setting("float32", "number format on the wire", choices=WIRE_DTYPES)
+    wire_dtype: str = setting(
+        "float32",
+        "number format on the wire; 16 bits halve a round's bytes, and replies then carry what "
+        "training changed, so that the server's weights stay float32",
+        choices=WIRE_DTYPES,
+    )
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
     fold_order: str = setting(

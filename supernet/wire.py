@@ -1,6 +1,7 @@
 """The wire contract: what the server orders, what a client answers, and the one flat array of both.
 
-A message carries one flat array: the subnet's tensors in ``state_dict`` order at ``wire-dtype``.
+A message carries one flat array: the subnet's tensors in ``state_dict`` order at ``wire-dtype``; a
+reply in 16 bits what training changed of them (:func:`sends_change`).
 Names, shapes and offsets are rebuilt on both sides from the architecture, so nothing else travels
 and nothing is pickled. Everything beside the array is a scalar of a flat config.
 """
@@ -23,15 +24,14 @@ from supernet.norms import NORMS
 from supernet.registry import load_space
 from supernet.space import SearchSpace
 
-PROTOCOL = 2
+PROTOCOL = 3
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 SUBNET = "subnet"
 STILL_THERE = "still-there"  # a query that asks for nothing but an answer
 ROOMS = ("supernet", "data", "nas", "client", "server")
 
 # Only float32 travels as numbers. What has 16 bits is opaque to numpy, so that nothing can compute
-# with it on its way: a mod would take bfloat16's bits for integers, and in float16 it would round
-# its own noise away.
+# with it on its way: a mod would take bfloat16's bits for integers, a reply's change for weights.
 _WIRE: dict[str, tuple[torch.dtype, np.dtype]] = {
     "float32": (torch.float32, np.dtype(np.float32)),
     "float16": (torch.float16, np.dtype("V2")),
@@ -121,6 +121,16 @@ def numel(shapes: Mapping[str, Shape]) -> int:
 def numpy_dtype(wire_dtype: str) -> np.dtype:
     """Return the dtype that a flat array has at ``wire_dtype``."""
     return _WIRE[wire_dtype][1]
+
+
+def sends_change(wire_dtype: str) -> bool:
+    """Say whether a reply holds what training changed, in place of the new weights.
+
+    In 16 bits it does: rounding is then relative to the change, and the server's own float32
+    weights, which the change is added to, are never rounded. Whole weights in bfloat16 lose every
+    change below half a step (.2 to .4% of the weight).
+    """
+    return wire_dtype != "float32"
 
 
 def pack(
