@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from hardware import describe
 
 import superfednas
+from bench.machine import describe
 from data import load_dataset, partition
 from server.app import prepare
 from server.assignment import Client, sample_clients

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import torch
 import typer
-from hardware import describe
 
 import superfednas
+from bench.machine import describe
 from server.run_folder import RunFolder
 
 EVERY = 20

@@ -17,8 +17,8 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from hardware import describe
 
+from bench.machine import describe
 from deploy.card import Card
 from deploy.elastic import ElasticModel, write_elastic
 from nas.accuracy import subnet_module

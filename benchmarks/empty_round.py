@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from hardware import describe
 
+from bench.machine import describe
 from tests.processes import BIN, ROOT, environment, fleet, flwr_run
 
 NODES = 2

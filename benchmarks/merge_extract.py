@@ -16,99 +16,27 @@ fastest: other work that shares the machine only ever adds time. Ratios are take
   with the supernet, the replies and the outgoing buffers, over three rounds from the first on.
 """
 
-import ctypes
 import os
-import resource
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from flwr.app import Array
-from hardware import describe
-from merge_rivals import Copy, Dense, Round, seconds
 
-from server.averaging import Averaging
-from server.settings import check_settings
-from supernet import State, load_space
+from bench.figures import seconds
+from bench.machine import describe
+from bench.merging import OPTIONS, Round, measure
+from supernet import load_space
 from supernet.memory import keep_freed_memory
 from supernet.npy import flat_fields, flat_view
 
-OPTIONS = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 
-
-class Ours:
-    """The average that a run uses, with the buffers that it keeps."""
-
-    def __init__(self, what: Round) -> None:
-        self._what = what
-        self._averaging = Averaging(check_settings({}))
-        self._averaging.adopt(what.state)
-
-    def merge(self) -> State:
-        """Fold the replies one after another; the result is the next round's state."""
-        average = self._averaging.open(self._what.state)
-        for update, weight, boxes in self._what.replies():
-            average.add(update, weight, boxes)
-        self._what.state = average.result()
-        return self._what.state
-
-
-def peak_beyond(action: Callable[[], object]) -> int:
-    """Return by how many bytes resident memory rose above where it is now, at its highest."""
-    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before could be used again, uncounted
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    action()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key + ":"))
-
-
-def page_faults(action: Callable[[], object]) -> int:
-    """Return how often something touches memory that the process does not have yet."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    action()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def agree(what: Round, dense: State, merged: State) -> None:
-    """Check that both ways give the same round, but for rounding."""
-    for name, tensor in merged.items():
-        torch.testing.assert_close(tensor, dense[name], rtol=1e-5, atol=1e-5)
-
-
-def measure(what: Round, rounds: int, allocating: int) -> dict[str, str]:
+def row_of(what: Round, rounds: int, allocating: int) -> dict[str, str]:
     """Return one row of the table."""
-    supernet = 4 * what.size
-    ours = Ours(what)
-    peak = peak_beyond(lambda: [(what.extract(), ours.merge()) for _ in range(3)])
-    faults = page_faults(lambda: (what.extract(), ours.merge()))
-    dense, must = Dense(what, reuse=True), what.must_move()
-    copy = Copy(what.size, must)
-    what.train()
-    agree(what, dense.merge(), ours.merge())
-    ways: dict[str, tuple[Callable[[], object], int]] = {
-        "extract": (what.extract, rounds),
-        "merge": (ours.merge, rounds),
-        "dense": (dense.merge, rounds),
-        "fresh extract": (what.extract_fresh, allocating),
-        "fresh dense": (Dense(what, reuse=False).merge, allocating),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in [*ways, "copy"]}
-    for turn in range(rounds):
-        taken["copy"].append(min(copy.by_torch(), copy.by_numpy()))
-        for name, (action, times) in ways.items():
-            if turn < times:
-                taken[name].append(seconds(action))
-
-    def both(extract: str, merge: str) -> list[float]:
-        return [sum(pair) for pair in zip(taken[extract], taken[merge], strict=True)]
+    found = measure(what, rounds, allocating)
+    taken, both, must = found.taken, found.both, found.must
 
     def ratio(ones: Sequence[float], others: Sequence[float]) -> str:
         found = [one / other for one, other in zip(ones, others, strict=False)]
@@ -132,8 +60,8 @@ def measure(what: Round, rounds: int, allocating: int) -> dict[str, str]:
         "dense merge ÷ our merge": ratio(taken["dense"], taken["merge"]),
         "dense, allocating, ms": median(both("fresh extract", "fresh dense")),
         "**÷ both, allocating**": ratio(both("fresh extract", "fresh dense"), whole),
-        "page faults a round": f"{faults:,}",
-        "**peak, supernets**": f"{peak / supernet:.2f}",
+        "page faults a round": f"{found.faults:,}",
+        "**peak, supernets**": f"{(found.peak or 0) / found.supernet:.2f}",
         "copy, GB/s": f"{must / statistics.median(taken['copy']) / 1e9:.1f}; "
         f"{must / min(taken['copy']) / 1e9:.1f}",
     }
@@ -181,7 +109,7 @@ def main(
     for number in clients or [8, 64]:
         what = Round.of(family, number)
         turns = max(3, rounds * 8 // number)
-        rows.append(measure(what, turns, max(1, allocating * 8 // number)))
+        rows.append(row_of(what, turns, max(1, allocating * 8 // number)))
         if number == (clients or [8])[0]:
             carried.append(messages(what, allocating))
         loads.append(f"{os.getloadavg()[0]:.1f}")

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import typer
 from flwr.app import Array, ArrayRecord, Context, Message
-from hardware import describe
 
+from bench.machine import describe
 from client.app import app as client_app
 from server.app import prepare, run_training
 from server.local_grid import LocalGrid

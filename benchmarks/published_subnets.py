@@ -16,9 +16,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from hardware import describe
 from scipy.stats import spearmanr
 
+from bench.machine import describe
 from nas.costs import Costs
 from nas.exact import Tables
 from nas.fitness import Fitness

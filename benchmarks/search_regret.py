@@ -25,10 +25,10 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from hardware import describe
 from rich.progress import track
 
 import superfednas
+from bench.machine import describe
 from data import Dataset, Split
 from data.splits import stratified
 from deploy.trained import Trained

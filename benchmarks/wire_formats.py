@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 from cifar10_methods import RECIPE, run_cell
-from hardware import describe
 
+from bench.machine import describe
 from server.run_folder import RunFolder
 from supernet.wire import WIRE_DTYPES
 

@@ -1,10 +1,11 @@
 """The ``superfednas`` command: parses, calls, prints."""
 
-from cli import deploying, diagnosing, fleet, nodes, searching, spaces, training
+from cli import benching, deploying, diagnosing, fleet, nodes, searching, spaces, training
 from cli.common import app, main
 
 __all__ = [
     "app",
+    "benching",
     "deploying",
     "diagnosing",
     "fleet",
@@ -20,7 +21,7 @@ _ORDER = (
     *("train", "evaluate", "report"),
     *("search", "test", "export", "pictures", "classify", "latency", "score"),
     *("spaces", "cost"),
-    *("run", "node", "probe", "keys", "register", "revoke", "doctor", "stop"),
+    *("run", "node", "probe", "keys", "register", "revoke", "doctor", "bench", "stop"),
 )
 app.registered_commands.sort(
     key=lambda command: _ORDER.index(command.name or command.callback.__name__)  # type: ignore[union-attr]

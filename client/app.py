@@ -8,7 +8,7 @@ one that came in are scored on the node's validation images.
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -104,7 +104,7 @@ def _client(
         node_name(context.node_config), data, Augment.parse(settings.augment, data)
     )
     wire_dtype = parse(TrainOrder, order, ignore_unknown=True).wire_dtype
-    array = message.content.array_records[ARRAYS][SUBNET]
+    array = cast(ArrayRecord, message.content[ARRAYS])[SUBNET]
     return client, [flat_numbers(array, numpy_dtype(wire_dtype))], order
 
 
@@ -117,5 +117,7 @@ def _records(metrics: dict[str, Any]) -> RecordDict:
 
 def _order(message: Message) -> dict[str, Scalar]:
     """Return a message's flat config."""
-    order = message.content.config_records[CONFIG]
+    # Not `.config_records`: what that makes refers to itself and to all records, and a message's
+    # weights then stay until Python looks for circles.
+    order = cast(ConfigRecord, message.content[CONFIG])
     return {key: value for key, value in order.items() if isinstance(value, int | float | str)}

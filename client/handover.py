@@ -111,18 +111,18 @@ def message_of(request: Mapping[str, Any], content: RecordDict) -> tuple[Message
 
 def write(stream: BufferedIOBase, header: Mapping[str, Any], content: RecordDict) -> None:
     """Write a header and records; arrays keep the bytes that Flower carries."""
-    arrays, blobs = {}, []
-    for name, record in content.array_records.items():
-        arrays[name] = {
-            key: [array.dtype, list(array.shape), array.stype, len(array.data)]
-            for key, array in record.items()
-        }
-        blobs += [array.data for array in record.values()]
-    records = {
-        "arrays": arrays,
-        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
-        "configs": {name: dict(record) for name, record in content.config_records.items()},
-    }
+    records: dict[str, dict[str, Any]] = {"arrays": {}, "metrics": {}, "configs": {}}
+    blobs = []
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            records["arrays"][name] = {
+                key: [array.dtype, list(array.shape), array.stype, len(array.data)]
+                for key, array in record.items()
+            }
+            blobs += [array.data for array in record.values()]
+        else:
+            kind = "metrics" if isinstance(record, MetricRecord) else "configs"
+            records[kind][name] = dict(record)
     stream.write(json.dumps({"header": header, "records": records}).encode() + b"\n")
     for blob in blobs:
         stream.write(blob)

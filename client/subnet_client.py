@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from flwr.client import NumPyClient
 
+from client.device import choose_device, own_stream, usable_precision
 from client.privacy import privatise
 from client.training import train
 from data import Augment, Dataset
@@ -79,16 +80,18 @@ class SubnetClient(NumPyClient):
         module = space.build(arch)
         module.load_state_dict(received)
         device = choose_device(order.device)
-        result = train(
-            module.to(device),
-            self.data,
-            self.augment,
-            order.local,
-            seed=order.seed,
-            round=order.round,
-            name=self.name,
-        )
-        state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        with own_stream(device):
+            result = train(
+                module.to(device),
+                self.data,
+                self.augment,
+                order.local,
+                seed=order.seed,
+                round=order.round,
+                name=self.name,
+                precision=usable_precision(order.precision, device),
+            )
+            state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
         if order.privacy.dp_clip:
             state = privatise(state, received, order.privacy)
         metrics |= {
@@ -171,13 +174,6 @@ class SubnetClient(NumPyClient):
             "evaluation": json.dumps(rows),
             "evaluation-examples": len(self.data.validation),
         }
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _bound_threads(threads: int) -> None:

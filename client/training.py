@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from client.device import resident
 from data import Augment, Dataset, augmented_batch
 from supernet.norms import needs_calibration
 from supernet.streams import Purpose, torch_stream
@@ -53,6 +54,7 @@ def train(
     seed: int,
     round: int,  # noqa: A002
     name: str,
+    precision: str = "float32",
 ) -> TrainingResult:
     """Train a subnet in place on a client's training split.
 
@@ -68,6 +70,9 @@ def train(
         Optimiser, epochs or steps, batch size; the optimiser starts afresh.
     seed, round, name
         Identify the random streams of order and augmentation.
+    precision
+        ``bfloat16`` does matrix products and convolutions in it (autocast) and lays images out
+        with their channels last; weights, gradients and the optimiser stay float32.
 
     Raises
     ------
@@ -80,6 +85,11 @@ def train(
     if merge_single and min(len(data.train), local.batch_size) == 1:
         raise ValueError("norm = 'batch' needs at least two training images and batch-size >= 2")
     device = next(module.parameters()).device
+    fast = precision == "bfloat16"
+    layout = torch.channels_last if fast else torch.contiguous_format
+    if fast:
+        module.to(memory_format=layout)
+    split = resident(data.train, device)
     parameters = list(module.parameters())
     optimiser = torch.optim.SGD(
         parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
@@ -89,10 +99,11 @@ def train(
     module.train()
     losses, seen = [], 0
     for rows in batch_indices(len(data.train), local, order, merge_single=merge_single):
-        images = augmented_batch(
-            data.train.images[rows].to(device), augment, data.mean, data.std, draws
-        )
-        loss = functional.cross_entropy(module(images), data.train.labels[rows].to(device))
+        some = split.images[rows].to(device)
+        images = augmented_batch(some, augment, data.mean, data.std, draws)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            outputs = module(images.contiguous(memory_format=layout))
+        loss = functional.cross_entropy(outputs.float(), split.labels[rows].to(device))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if local.clip_norm:

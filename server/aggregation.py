@@ -6,28 +6,38 @@ For every scalar p, with S the clients whose subnet holds p::
 
 The divisor is constant on each cell of the grid that the boxes' edges cut, so a few numbers a
 tensor replace a count per element. The mean is kept running, ``m += (a_k / A)(w_k − m)`` with A the
-weight folded into the cell so far: one read-modify-write pass a reply, one buffer whatever the
-number of clients, a cell's first client copied bit for bit, and clients that agree leave their
-value untouched to the last bit. The old state is copied only where nobody was.
+weight folded into the cell so far: one read-modify-write pass a reply (or for eight that are there
+together), one buffer whatever the number of clients, a cell's first client copied bit for bit, and
+clients that agree leave their value untouched to the last bit. The old state is copied only where
+nobody was.
 """
 
-import bisect
 import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from server.threads import spread
+from server.cells import CellGrid, rows
+from server.threads import Tile, spread, tiles
 from supernet.architecture import Shape
-from supernet.slicing import Cut, Slices, pieces, resolve, shapes_of
+from supernet.slicing import Cut, Slices, resolve, shapes_of
 
 Update = Mapping[str, torch.Tensor | np.ndarray]
+Move = tuple[torch.Tensor, Slices, Slices, float]
 _ALIGNED = 64  # bytes, as torch's own tensors are
-_WHOLE = [(0, slice(None), slice(None))]  # a dimension that nothing cuts
 _BLOCK = 1 << 18  # numbers converted at a time
+TOGETHER = 8  # replies folded in one pass
+
+
+class Given(NamedTuple):
+    """One client's new weights (not a difference), as :meth:`Aggregation.add` takes them."""
+
+    update: Update
+    weight: float
+    boxes: Mapping[str, Any] | None = None
+    client: str = ""
 
 
 class Aggregation(Protocol):
@@ -37,12 +47,9 @@ class Aggregation(Protocol):
     ----------
     verdicts
         After :meth:`result`: client to what was done to its reply, where it was not taken as it is.
-    holds
-        Whether replies are held until :meth:`result`, and must stay as they are until then.
     """
 
     verdicts: dict[str, str]
-    holds: bool
 
     def add(
         self,
@@ -52,6 +59,9 @@ class Aggregation(Protocol):
         client: str = "",
     ) -> None:
         """Take one client's new weights."""
+
+    def add_all(self, replies: Iterable[Given]) -> None:
+        """Take several, with the result to the bit of one :meth:`add` after the other."""
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state; what nobody covers is kept from the old one."""
@@ -87,72 +97,6 @@ def check_update(
     return cut, tensors
 
 
-class CellGrid:
-    """Weight folded so far into each cell of one tensor's grid.
-
-    Cells are refined when a box brings a new edge: ``edges[d]`` are the cuts of dimension d
-    (0 and the size included), ``weights`` has one number a cell.
-    """
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.edges = [[0, size] for size in shape]
-        self.weights = np.zeros((1,) * len(shape))
-        self._everything = tuple(slice(0, size) for size in shape)
-
-    def cut(self, dimension: int, position: int) -> int:
-        """Make ``position`` an edge and return its index.
-
-        The cell that it cuts becomes two of equal weight.
-        """
-        edges = self.edges[dimension]
-        index = bisect.bisect_left(edges, position)
-        if edges[index] != position:
-            edges.insert(index, position)
-            copies = np.ones(self.weights.shape[dimension], int)
-            copies[index - 1] = 2
-            self.weights = self.weights.repeat(copies, dimension)
-        return index
-
-    def add(self, box: Slices, weight: float) -> Iterator[tuple[Slices, Slices, float]]:
-        """Add ``weight`` inside a box.
-
-        Yields, for each of the box's cells, where it lies in the tensor, where in the box, and the
-        share that the weight now has there.
-        """
-        if self.weights.size == 1 and box == self._everything:
-            total = self.weights.item() + weight
-            self.weights.fill(total)
-            yield (), (), weight / total
-            return
-        sides = [self._side(dimension, part) for dimension, part in enumerate(box)]
-        for cell in itertools.product(*sides):
-            index, outer, inner = zip(*cell, strict=True) if cell else ((), (), ())
-            total = float(self.weights[index]) + weight
-            self.weights[index] = total
-            yield outer, inner, weight / total
-
-    def _side(self, dimension: int, part: slice) -> list[tuple[int, slice, slice]]:
-        """Return a box's cells along one dimension: number, place in the tensor and in the box."""
-        edges, start = self.edges[dimension], part.start
-        if start == 0 and part.stop == edges[-1] and len(edges) == 2:
-            return _WHOLE
-        first, last = self.cut(dimension, start), self.cut(dimension, part.stop)
-        return [
-            (index, slice(low, high), slice(low - start, high - start))
-            for index, (low, high) in enumerate(itertools.pairwise(edges[first : last + 1]), first)
-        ]
-
-    def uncovered(self) -> Iterator[Slices]:
-        """Yield the cells that no weight was added to."""
-        if self.weights.all():
-            return
-        for cell in np.argwhere(self.weights == 0).tolist():
-            yield tuple(
-                slice(edges[index], edges[index + 1])
-                for edges, index in zip(self.edges, cell, strict=True)
-            )
-
-
 def blank(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors like a state's, each in memory of its own that nothing was written to.
 
@@ -180,8 +124,6 @@ class OverlapAverage:
         Tensors like the state's that become the result, whatever they hold: who keeps two states
         and swaps them every round allocates nothing. By default new ones.
     """
-
-    holds = False
 
     def __init__(
         self,
@@ -219,29 +161,51 @@ class OverlapAverage:
         ValueError
             As :func:`check_update`; the average is unchanged then.
         """
-        # All before any is folded: torch refuses some arrays, and then nothing may have changed.
-        cut, tensors = check_update(self._shapes, update, weight, boxes)
+        self.add_all([Given(update, weight, boxes, client)])
 
-        def fold(name: str) -> None:
-            box = cut.slices[name]
-            if box is not None:
-                self._fold(name, box, tensors[name], weight)
-                return
-            for outer, inner in pieces(cut[name]):
-                self._fold(name, outer, tensors[name][inner], weight)
+    def add_all(self, replies: Iterable[Given]) -> None:
+        """Fold several replies, eight at a time in one pass over the mean.
 
-        if weight:
-            spread(fold, {name: math.prod(shape) for name, shape in cut.shapes.items()})
+        Of a large tensor a part that the processor's cache holds takes in one reply after the
+        other: mean and state are then moved once, not once a reply. Every number comes about as by
+        :meth:`add`, to the last bit.
 
-    def _fold(self, name: str, outer: Slices, part: torch.Tensor, weight: float) -> None:
-        mean = self._mean[name]
-        for cell, within, share in self._grids[name].add(outer, weight):
-            here, new = (mean[cell], part[within]) if cell else (mean, part)
-            # The first of a cell is copied, which alone makes what the buffer held before harmless.
-            if share == 1:
-                here.copy_(new)
-            else:
-                _move(here, new, share)
+        Raises
+        ------
+        ValueError
+            As :func:`check_update`; of the eight with a bad one none is folded then.
+        """
+        waiting = iter(replies)
+        while some := list(itertools.islice(waiting, TOGETHER)):
+            # All before any is folded: torch refuses some arrays, and then nothing may change.
+            checked = [
+                (*check_update(self._shapes, each.update, each.weight, each.boxes), each.weight)
+                for each in some
+            ]
+            self._fold_all([entry for entry in checked if entry[2]])
+
+    def _fold_all(self, replies: list[tuple[Cut, dict[str, torch.Tensor], float]]) -> None:
+        """Fold replies that were checked, tensor by tensor."""
+        moves: dict[str, list[Move]] = {}
+        for cut, tensors, weight in replies:
+            for name in cut.shapes:
+                grid, tensor = self._grids[name], tensors[name]
+                found = moves.setdefault(name, [])
+                for outer, inner in cut.parts(name):
+                    part = tensor if inner is ... else tensor[inner]
+                    found += [(part, *cell) for cell in grid.add(outer, weight)]
+
+        def fold(tile: Tile) -> None:
+            name, low, high = tile
+            mean, shape = self._mean[name], self._shapes[name]
+            whole = not shape or high - low == shape[0]
+            for part, cell, within, share in moves[name]:
+                if whole:
+                    _move(mean, part, cell, within, share)
+                elif some := rows(cell, within, low, high):
+                    _move(mean, part, *some, share)
+
+        spread(fold, tiles({name: self._shapes[name] for name in moves}))
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state: the running means, and the server's values where nobody was.
@@ -257,15 +221,21 @@ class OverlapAverage:
         return self._mean
 
 
-def _move(mean: torch.Tensor, new: torch.Tensor, share: float) -> None:
-    """Move a mean towards new values by a share of their difference."""
-    if new.dtype == mean.dtype:
-        mean.lerp_(new, share)
+def _move(
+    mean: torch.Tensor, part: torch.Tensor, cell: Slices, within: Slices, share: float
+) -> None:
+    """Move a cell of the mean towards a reply by a share of their difference."""
+    here, new = (mean[cell], part[within]) if cell else (mean, part)
+    # The first of a cell is copied, which alone makes what the buffer held before harmless.
+    if share == 1:
+        here.copy_(new)
+    elif new.dtype == here.dtype:
+        here.lerp_(new, share)
     elif new.numel() <= _BLOCK or not new.dim():
-        mean.lerp_(new.to(mean.dtype), share)
+        here.lerp_(new.to(here.dtype), share)
     else:
         # Converted by parts: a whole tensor's copy would be fresh memory, slow to write first.
-        rows = max(1, _BLOCK * len(new) // new.numel())
-        for start in range(0, len(new), rows):
-            part = slice(start, start + rows)
-            mean[part].lerp_(new[part].to(mean.dtype), share)
+        step = max(1, _BLOCK * len(new) // new.numel())
+        for start in range(0, len(new), step):
+            some = slice(start, start + step)
+            here[some].lerp_(new[some].to(here.dtype), share)

@@ -5,6 +5,7 @@ architecture that it can hold. Random draws come from a stream of the run's seed
 client's name, so they do not depend on who else takes part.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ class Policy(ABC):
     def __init__(self, space: SearchSpace, seed: int = 0) -> None:
         self.space = space
         self.seed = seed
+        # Asked for several times a round, of the same few.
+        self._size = functools.lru_cache(maxsize=1024)(lambda a: (space.macs(a), space.params(a)))
 
     def assign(
         self,
@@ -117,9 +120,6 @@ class Policy(ABC):
         """Name the clients that take β: those with the largest of the assigned subnets."""
         most = max(self._size(arch) for arch in assignment.values())
         return [name for name, arch in assignment.items() if self._size(arch) == most]
-
-    def _size(self, arch: Architecture) -> tuple[int, int]:
-        return self.space.macs(arch), self.space.params(arch)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as JSON values."""

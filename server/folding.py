@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from flwr.app import Message, Metadata
 
-from server.aggregation import Aggregation
+from server.aggregation import Aggregation, Given
 from server.averaging import Averaging
 from server.closing import Closing, LateTask, check_late
 from server.exchange import Late
-from server.incoming import Incoming
+from server.incoming import incoming
 from server.plan import RoundPlan
 from server.progress import Note
 from server.replies import BadReply, FoldQueue, Reply, check_reply, is_silence
@@ -81,7 +81,6 @@ class Folding:
     ) -> None:
         self._settings, self._averaging = settings, averaging
         self._late, self._note, self._folder = late, note, folder
-        self._incoming = Incoming(settings.wire_dtype)
 
     def fold(
         self,
@@ -129,10 +128,8 @@ class Folding:
                     client=names[index],
                     reason=str(reason),
                 )
-            for turn, ready in queue.put(index, flat):
-                client, cut = names[turn], plan.cuts[plan.assignment[names[turn]]]
-                update = self._incoming.weights(state, cut, ready, held=average.holds)
-                average.add(update, plan.weights[client], cut, client)
+            ready = queue.put(index, flat)
+            average.add_all(self._given(state, plan, names[turn], one) for turn, one in ready)
         late = self._fold_late(plan.round, state, average)
         usable = any(isinstance(entry, Reply) for entry in found.values())
         if usable or any(row["folded"] for row in late):
@@ -146,6 +143,11 @@ class Folding:
                 reason=verdict,
             )
         return Folded(state, found, silent, average.verdicts, late)
+
+    def _given(self, state: State, plan: RoundPlan, client: str, flat: np.ndarray) -> Given:
+        cut = plan.cuts[plan.assignment[client]]
+        update = incoming(state, cut, flat, self._settings.wire_dtype)
+        return Given(update, plan.weights[client], cut, client)
 
     def _fold_late(self, number: int, state: State, average: Aggregation) -> list[Row]:
         """Fold, or only count, the replies to rounds that have closed; one row each.
@@ -162,7 +164,7 @@ class Folding:
             elif s.late_replies == "fold":
                 cut = plan.cuts[plan.assignment[task.client]]
                 weight = plan.weights[task.client] * s.staleness ** (number - plan.round)
-                update = self._incoming.weights(state, cut, reply.flat, held=average.holds)
+                update = incoming(state, cut, reply.flat, s.wire_dtype)
                 who = f"{task.client}, late from round {plan.round}"
                 average.add(update, weight, cut, who)
                 row |= {"folded": True, "weight": weight}

@@ -11,57 +11,36 @@ from supernet.slicing import Cut
 from supernet.wire import numel, sends_change, unpack
 
 
-class Incoming:
-    """Read replies; those of 16 bits through one kept buffer as large as the largest of them.
+def incoming(
+    state: State, cut: Cut, flat: np.ndarray, wire_dtype: str = "float32"
+) -> dict[str, torch.Tensor]:
+    """Return a subnet's new weights: views of a float32 reply, else tensors of their own.
 
     Parameters
     ----------
+    state
+        The supernet that a change is added to: the one before the round.
+    cut
+        Where the subnet lies in it.
+    flat
+        The reply. In a format of 16 bits it holds what training changed, and ``state`` keeps the
+        bits that never travelled: a reply of zeros gives its weights back exactly.
     wire_dtype
-        The number format of the flat array.
+        The reply's number format.
+
+    Raises
+    ------
+    ValueError
+        As :func:`supernet.wire.unpack`.
     """
+    received = unpack(flat, cut.shapes, wire_dtype)
+    if not sends_change(wire_dtype):
+        return received
+    weights = unpack(np.empty(numel(cut.shapes), np.float32), cut.shapes)
 
-    def __init__(self, wire_dtype: str) -> None:
-        self._wire_dtype = wire_dtype
-        self._buffer = np.empty(0, np.float32)
+    def add(name: str) -> None:
+        for outer, inner in cut.parts(name):
+            torch.add(state[name][outer], received[name][inner], out=weights[name][inner])
 
-    def weights(
-        self, state: State, cut: Cut, flat: np.ndarray, *, held: bool
-    ) -> dict[str, torch.Tensor]:
-        """Return a subnet's new weights.
-
-        Parameters
-        ----------
-        state
-            The supernet that a change is added to: the one before the round.
-        cut
-            Where the subnet lies in it.
-        flat
-            The reply. In a format of 16 bits it holds what training changed, and ``state`` keeps
-            the bits that never travelled: a reply of zeros gives its weights back exactly.
-        held
-            Whether the weights must outlast the next call. Otherwise they lie in the buffer.
-
-        Raises
-        ------
-        ValueError
-            As :func:`supernet.wire.unpack`.
-        """
-        received = unpack(flat, cut.shapes, self._wire_dtype)
-        if not sends_change(self._wire_dtype):
-            return received
-        length = numel(cut.shapes)
-        if held:
-            whole = np.empty(length, np.float32)
-        else:
-            if length > self._buffer.size:
-                self._buffer = np.empty(length, np.float32)
-            whole = self._buffer[:length]
-        weights = unpack(whole, cut.shapes)
-
-        def add(name: str) -> None:
-            for outer, inner in cut.parts(name):
-                change = received[name][inner]
-                torch.add(state[name][outer], change, out=weights[name][inner])
-
-        spread(add, {name: math.prod(shape) for name, shape in cut.shapes.items()})
-        return weights
+    spread(add, {name: math.prod(shape) for name, shape in cut.shapes.items()})
+    return weights

@@ -1,6 +1,5 @@
 """A round's plan, fixed before anyone replies, and the messages that carry it out."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -68,6 +67,7 @@ def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Setting
         wire_dtype=s.wire_dtype,
         torch_threads=s.torch_threads,
         device=s.device,
+        precision=s.precision,
         space=s.space,
         local=replace(s.local, lr=plan.lr),
         privacy=s.privacy,
@@ -75,13 +75,13 @@ def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Setting
     # Copied for every client: Flower looks at each key that is set, which takes longer.
     common = ConfigRecord({**flatten(order), **flatten(s.data)})
     ladder = [candidate.to_json() for candidate in plan.evaluate]
-    records: dict[Architecture, ArrayRecord] = {}
+    distinct = list(dict.fromkeys(plan.assignment.values()))
+    made = outgoing.records(state, [plan.cuts[arch] for arch in distinct])
+    records: dict[Architecture, ArrayRecord] = dict(zip(distinct, made, strict=True))
     messages = []
     for name, arch in plan.assignment.items():
-        if arch not in records:
-            records[arch] = outgoing.record(state, plan.cuts[arch])
         plan.bytes_down[name] = len(records[arch][SUBNET].data)
-        config, text = copy.deepcopy(common), arch.to_json()
+        config, text = common.copy(), arch.to_json()
         config["architecture"] = text
         config["evaluate"] = encode_list([text, *ladder] if ladder else [])
         messages.append(

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from server.aggregation import Update, check_update
+from server.aggregation import Given, Update, check_update
 from supernet.slicing import Boxes, Slices, pieces, shapes_of
 
 FEW = 3
@@ -80,7 +80,6 @@ class HeldAverage(ABC):
     """
 
     clips_below: float = FEW
-    holds = True
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         self._state = {name: tensor.detach() for name, tensor in state.items()}
@@ -124,6 +123,11 @@ class HeldAverage(ABC):
                 for outer, inner in pieces(placement)
             )
         self._held.append(Held(client, tensors, cut, squares))
+
+    def add_all(self, replies: Iterable[Given]) -> None:
+        """Hold several."""
+        for each in replies:
+            self.add(*each)
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the new state; what nobody covers is kept from the old one."""

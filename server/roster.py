@@ -257,7 +257,8 @@ class Roster:
             why = "no answer in time" if reply is None else reply.error.reason
             self._refuse(str(node), f"it did not say who it is ({why})")
             return None
-        answer: dict[str, Any] = dict(reply.content.config_records.get(CONFIG) or {})
+        record = reply.content.get(CONFIG)
+        answer: dict[str, Any] = dict(record) if isinstance(record, ConfigRecord) else {}
         wrong = [
             key
             for key, kind in (("name", str), ("examples", int), *((k, int) for k in _OPTIONAL))

@@ -10,7 +10,7 @@ from server.schedules import SCHEDULES, Schedule
 from supernet import SearchSpace
 from supernet.config import Scalar, SettingsError, parse, setting
 from supernet.registry import import_object
-from supernet.wire import WIRE_DTYPES, LocalTraining, Privacy, SpaceOptions
+from supernet.wire import PRECISIONS, WIRE_DTYPES, LocalTraining, Privacy, SpaceOptions
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
 ROBUST = ("trimmed-mean", "median", "clip", "defl")
@@ -84,6 +84,12 @@ class Settings:
     )
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "float32",
+        "number format of a client's matrix products and convolutions on a GPU (on the CPU it is "
+        "float32); with bfloat16 weights, gradients and evaluation stay float32",
+        choices=PRECISIONS,
+    )
     fold_order: str = setting(
         "assignment",
         "assignment (repeatable to the bit) or arrival (no waiting, sums differ in the last bits)",

@@ -2,34 +2,57 @@
 
 torch's threads meet after every operation: where one of them has no core, as beside clients on the
 same machine, all others wait for it, and a merge takes ten times as long
-(``benchmarks/results/merge-extract.md``). These take one tensor after the other and meet once a
-subnet.
+(``benchmarks/results/merge-extract.md``). These take one tensor after the other, large ones in
+tiles, and meet once a subnet.
 """
 
 import collections
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
+from supernet import Shape
+
+T = TypeVar("T")
+Tile = tuple[str, int, int]  # a tensor's name, its first row and the one behind its last
+_TILE = 1 << 20  # numbers; what is read again soon is then still in the processor's cache
 _MOST = 8  # more do not make memory faster
 _WORTH = 1 << 22  # numbers for which a thread more is woken
 
 
-def spread(
-    work: Callable[[str], object], sizes: Mapping[str, int], most: int | None = None
-) -> None:
-    """Call ``work`` with every name, the largest first, on as many threads as pay.
+def tiles(shapes: Mapping[str, Shape]) -> dict[Tile, int]:
+    """Return every tensor as one tile, or cut into rows where it is large, with its numbers.
+
+    A scalar is one row.
+    """
+    found: dict[Tile, int] = {}
+    for name, shape in shapes.items():
+        size, rows = math.prod(shape), shape[0] if shape else 1
+        if size <= _TILE:
+            found[name, 0, rows] = size
+            continue
+        step = max(1, _TILE * rows // size)
+        for low in range(0, rows, step):
+            high = min(low + step, rows)
+            found[name, low, high] = size // rows * (high - low)
+    return found
+
+
+def spread(work: Callable[[T], object], sizes: Mapping[T, int], most: int | None = None) -> None:
+    """Call ``work`` with every key, the largest first, on as many threads as pay.
 
     Parameters
     ----------
     work
-        Must not depend on the order of the names.
+        Must not depend on the order of the keys.
     sizes
-        Numbers behind every name.
+        Numbers behind every key: a tensor's name, or a :data:`Tile`.
     most
         Threads; by default the processors of this process, but no more than 8.
     """
@@ -37,8 +60,8 @@ def spread(
     threads = min(limit, sum(sizes.values()) // _WORTH)
     with _one_torch_thread():
         if threads < 2:
-            for name in sizes:
-                work(name)
+            for key in sizes:
+                work(key)
             return
         todo = collections.deque(sorted(sizes, key=sizes.__getitem__, reverse=True))
 

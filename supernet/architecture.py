@@ -30,7 +30,9 @@ class Architecture:
 
     @functools.cached_property
     def _json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        # Not asdict, which copies every list in it first.
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps(fields, separators=(",", ":"), default=dataclasses.asdict)
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> Self:

@@ -30,16 +30,6 @@ def placement_shape(placement: Placement) -> Shape:
     return tuple(sum(stop - start for start, stop in intervals) for intervals in placement)
 
 
-def single_box(placement: Placement) -> Slices | None:
-    """Return a placement's slices of the supernet's tensor where it has one box, else None."""
-    box = []
-    for intervals in placement:
-        if len(intervals) != 1:
-            return None
-        box.append(slice(*intervals[0]))
-    return tuple(box)
-
-
 def pieces(placement: Placement) -> Iterator[tuple[Slices, Slices]]:
     """Yield (slices of the supernet's tensor, slices of the subnet's tensor) for every box.
 
@@ -90,30 +80,28 @@ class Cut(dict[str, Placement]):
         for name, entry in boxes.items():
             if name not in within:
                 raise ValueError(f"{name!r} is not a tensor of the supernet")
-            self[name] = placement = tuple(
-                ((0, part),) if isinstance(part, int) else tuple(part) for part in entry
-            )
-            if not _inside(placement, within[name]):
-                raise ValueError(
-                    f"{name!r}: {entry} does not fit inside the supernet's {within[name]}"
-                )
-            self.slices[name] = single_box(placement)
-            self.shapes[name] = placement_shape(placement)
+            limits = within[name]
+            fits, box, shape = len(entry) == len(limits), list[slice](), list[int]()
+            placement = list[tuple[Interval, ...]]()
+            # In one go: four passes over a small subnet's boxes cost what its numbers do.
+            for part, size in zip(entry, limits, strict=False):
+                intervals = ((0, part),) if isinstance(part, int) else tuple(part)
+                placement.append(intervals)
+                shape.append(sum([stop - start for start, stop in intervals]))
+                for start, stop in intervals:
+                    fits = fits and 0 <= start <= stop <= size
+                    box.append(slice(start, stop))
+            if not fits:
+                raise ValueError(f"{name!r}: {entry} does not fit inside the supernet's {limits}")
+            self[name] = tuple(placement)
+            self.shapes[name] = tuple(shape)
+            single = all(len(intervals) == 1 for intervals in placement)
+            self.slices[name] = tuple(box) if single else None
 
     def parts(self, name: str) -> Iterable[tuple[Slices, Any]]:
         """Give (slices of the supernet's tensor, index into the subnet's) for every box."""
         box = self.slices[name]
         return pieces(self[name]) if box is None else ((box, ...),)
-
-
-def _inside(placement: Placement, shape: Shape) -> bool:
-    if len(placement) != len(shape):
-        return False
-    for intervals, size in zip(placement, shape, strict=True):
-        for start, stop in intervals:
-            if not 0 <= start <= stop <= size:
-                return False
-    return True
 
 
 def resolve(within: Mapping[str, Shape], what: Architecture | Mapping[str, Any]) -> Cut:

@@ -38,6 +38,7 @@ _WIRE: dict[str, tuple[torch.dtype, np.dtype]] = {
     "bfloat16": (torch.bfloat16, np.dtype("V2")),
 }
 WIRE_DTYPES = tuple(_WIRE)
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class TrainOrder:
     wire_dtype: str = setting("float32", "number format of the flat array", choices=WIRE_DTYPES)
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
     device: str = setting("auto", "where clients train", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("float32", "of a client's matrix products", choices=PRECISIONS)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
     privacy: Privacy = field(default_factory=Privacy)

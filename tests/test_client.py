@@ -15,17 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from client import subnet_client as client_module
 from client.app import app
+from client.device import choose_device, own_stream, resident, usable_precision
 from client.node import device_class, node_data
 from client.node_config import NodeConfigError, node_name
-from client.subnet_client import SubnetClient, choose_device
-from client.training import batch_indices, train
+from client.subnet_client import SubnetClient
+from client.training import TrainingResult, batch_indices, train
 from data import Augment, DataError, Dataset, DataSettings, load_dataset, normalise
 from nas.accuracy import check_fit, score, subnet_module
 from supernet import Architecture, SearchSpace, extract
 from supernet.config import Scalar, flatten
 from supernet.streams import Purpose, torch_stream
 from supernet.wire import (
+    PRECISIONS,
     PROTOCOL,
     LocalTraining,
     SpaceOptions,
@@ -424,6 +427,74 @@ def test_bad_orders() -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             client().fit([weights], config | changes)
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_weights() -> None:
+    """As on a GPU; oneDNN is left out (see :func:`client.device.usable_precision`)."""
+    of, formats, layouts = space(), set(), set()
+
+    def look(part: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        formats.add(output.dtype)
+        layouts.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    def trained(precision: str) -> dict[str, torch.Tensor]:
+        module = subnet_module(of, of.init(0), of.largest)
+        for part in module.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                part.register_forward_hook(look)
+        local = LocalTraining(local_steps=3, batch_size=4, lr=0.01)
+        given = {"seed": 0, "round": 1, "name": "a", "precision": precision}
+        with torch.backends.mkldnn.flags(enabled=False):
+            result = train(module, small_dataset(), Augment(), local, **given)
+        assert math.isfinite(result.loss)
+        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+    exact = trained("float32")
+    assert formats == {torch.float32}
+    formats.clear()
+    layouts.clear()
+    rounded = trained("bfloat16")
+    assert formats == {torch.bfloat16} and layouts == {True}
+    moved = 0.0
+    for name, tensor in exact.items():
+        assert rounded[name].dtype == torch.float32
+        torch.testing.assert_close(rounded[name], tensor, rtol=0.02, atol=0.005)
+        moved = max(moved, float((rounded[name] - tensor).abs().max()))
+    assert moved > 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_only_a_gpu_trains_in_bfloat16(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    of, told = space(), list[str]()
+    real = client_module.train
+
+    def watched(*values: Any, **named: Any) -> TrainingResult:
+        told.append(named["precision"])
+        return real(*values, **named)
+
+    monkeypatch.setattr(client_module, "train", watched)
+    client().fit([sent(of, of.smallest)], order(of.smallest, precision=precision))
+    assert told == ["float32"]
+    assert usable_precision(precision, torch.device("cuda")) == precision
+
+
+def test_images_are_moved_to_a_device_once_and_only_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = small_split(6)
+    assert resident(split, torch.device("cpu")) is split
+    moved = resident(split, torch.device("meta"))
+    assert moved.images.device.type == moved.labels.device.type == "meta"
+    assert moved.images.shape == split.images.shape
+    assert resident(split, torch.device("meta")) is moved
+    free = 4 * split.images.nbytes - 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    assert resident(split, torch.device("cuda")) is split
+
+
+def test_the_cpu_has_no_streams() -> None:
+    with own_stream(torch.device("cpu")) as stream:
+        assert stream is None
 
 
 def test_choose_device() -> None:

@@ -1,0 +1,188 @@
+"""A client's local training against a bare PyTorch loop, and augmentation against PIL.
+
+The bare loop is what one writes by hand for this subnet: the same batches, already augmented and
+normalised, forward, backward, clipping, SGD. The client's loop is ``client.training.train`` as
+nodes run it, with the drawing of batches and their augmentation. Both start from the same weights
+and train the same images, in turns, in one process; ratios are taken within a turn. A pipeline of
+PIL images, one image at a time as torchvision's transforms do it, is timed on the same pictures.
+"""
+
+import copy
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bench.figures import Effort, Figure, faster, in_turns, torch_threads
+from client.training import batch_indices, train
+from data import Augment, Dataset, Split, augmented_batch
+from nas.ladder import ladder
+from supernet import Architecture, SearchSpace, extract, load_space
+from supernet.streams import Purpose, torch_stream
+from supernet.wire import LocalTraining
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+RECIPE = Augment(4, True, 16)
+
+
+def pictures(count: int, size: int, channels: int) -> Dataset:
+    """Return random images: their content does not change what is timed."""
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (count, channels, size, size), np.uint8))
+    split = Split(images, torch.from_numpy(rng.integers(0, 10, count)))
+    none = Split(images[:0], split.labels[:0])
+    return Dataset(
+        "random",
+        split,
+        none,
+        none,
+        tuple(map(str, range(10))),
+        MEAN[:channels],
+        STD[:channels],
+        None,
+    )
+
+
+def bare(
+    module: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], local: LocalTraining
+) -> None:
+    """Train on batches that are ready."""
+    parameters = list(module.parameters())
+    optimiser = torch.optim.SGD(parameters, lr=local.lr, momentum=local.momentum)
+    module.train()
+    for images, labels in batches:
+        loss = functional.cross_entropy(module(images), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, local.clip_norm)
+        optimiser.step()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a rung of a space's ladder, so many images of a size, a recipe."""
+
+    space: str
+    rung: str
+    size: int
+    channels: int
+    batch: int
+    images: int
+    augment: Augment
+
+    @property
+    def text(self) -> str:
+        """Name it."""
+        recipe = ", augmented" if self.augment != Augment() else ""
+        return f"{self.rung} of `{self.space}`, {self.size}×{self.size}, batch {self.batch}{recipe}"
+
+    def parts(self) -> tuple[SearchSpace, Architecture, Dataset]:
+        """Return the space, the architecture and random images."""
+        shape = {"num_classes": 10, "in_channels": self.channels, "image_size": self.size}
+        space = load_space(self.space, norm="group", **shape)
+        arch = ladder(space, 5)[self.rung]
+        return space, arch, pictures(self.images, self.size, self.channels)
+
+
+def compare(task: Task, turns: int) -> dict[str, list[float]]:
+    """Return the seconds of every turn, of the bare loop and of the client's."""
+    space, arch, data = task.parts()
+    local = LocalTraining(lr=0.01, local_epochs=1, batch_size=task.batch)
+    order = torch_stream(0, Purpose.LOCAL_ORDER, round=1, name="0")
+    draws = torch_stream(0, Purpose.AUGMENT, round=1, name="0")
+    batches = [
+        (
+            augmented_batch(data.train.images[rows], task.augment, data.mean, data.std, draws),
+            data.train.labels[rows],
+        )
+        for rows in batch_indices(len(data.train), local, order, merge_single=False)
+    ]
+    fresh = space.build(arch)
+    fresh.load_state_dict(extract(space.init(0), space.boxes(arch)))
+    module = copy.deepcopy(fresh)
+    ways: dict[str, Callable[[], object]] = {
+        "bare": lambda: bare(module, batches, local),
+        "client": lambda: train(module, data, task.augment, local, seed=0, round=1, name="0"),
+    }
+    return in_turns(ways, turns, ready=lambda: module.load_state_dict(fresh.state_dict()))
+
+
+def pil_rate(data: Dataset, augment: Augment) -> float:
+    """Return images/s of crop, flip, tensor, normalise and Cutout, one PIL image at a time."""
+    from torchvision import transforms
+
+    size = data.image_size
+    steps = transforms.Compose(
+        [
+            transforms.RandomCrop(size, padding=augment.crop),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+    convert = transforms.ToPILImage()
+    images = [convert(image) for image in data.train.images]
+    rng = np.random.default_rng(0)
+
+    def run() -> None:
+        done = []
+        for image in images:
+            tensor = steps(image)
+            row, column = rng.integers(0, size, 2)
+            half = augment.cutout // 2
+            tensor[:, max(0, row - half) : row + half, max(0, column - half) : column + half] = 0
+            done.append(tensor)
+        torch.stack(done)
+
+    return len(images) / statistics.median(in_turns({"": run}, 3)[""])
+
+
+def tensor_rate(data: Dataset, augment: Augment, batch: int) -> float:
+    """Return images/s of the same in batches of tensors."""
+    draws = torch.Generator().manual_seed(0)
+
+    def run() -> None:
+        for start in range(0, len(data.train), batch):
+            rows = data.train.images[start : start + batch]
+            augmented_batch(rows, augment, data.mean, data.std, draws)
+
+    return len(data.train) / statistics.median(in_turns({"": run}, 5)[""])
+
+
+def figures(effort: Effort) -> Iterator[Figure]:
+    """Measure local training and augmentation."""
+    tasks = [
+        Task("resnet-tiny", "smallest", 8, 1, 16, 640, Augment()),
+        Task("resnet-tiny", "largest", 32, 3, 16, 160, RECIPE),
+        Task("resnet10-26", "largest", 32, 3, 32, 32, RECIPE),
+    ]
+    turns = {"quick": 1, "normal": 5, "full": 9}[effort]
+    with torch_threads(1):  # a node's default
+        for task in tasks[: 1 if effort == "quick" else None]:
+            taken = compare(task, turns)
+            ratio = faster(taken["client"], taken["bare"])
+            ours, other = (task.images / statistics.median(taken[w]) for w in ("client", "bare"))
+            yield Figure(
+                "training",
+                f"a client's training loop, {task.text}",
+                "a bare PyTorch loop on ready batches",
+                ratio,
+                f"{ours:,.0f} images/s",
+                f"{other:,.0f} images/s",
+                0.95,
+            )
+        data = pictures(200 if effort == "quick" else 2000, 32, 3)
+        pil, tensors = pil_rate(data, RECIPE), tensor_rate(data, RECIPE, 64)
+    yield Figure(
+        "training",
+        "crop, flip, normalise, Cutout of 32×32 images, batches of 64",
+        "the same with PIL and torchvision, one by one",
+        tensors / pil,
+        f"{tensors:,.0f} images/s",
+        f"{pil:,.0f} images/s",
+        20,
+    )
