@@ -27,8 +27,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from server.newest import (
     FINISHED,
@@ -38,20 +36,15 @@ from server.newest import (
     describe_end,
     newest_first,
 )
+from server.tensor_files import FORMAT, read_tensors, write_tensors
+from server.tensor_files import RunFolderError as RunFolderError  # part of what this module gives
 from supernet import State
 from supernet.config import Scalar
-from supernet.digest import checksum, digest
-from supernet.files import write_whole, written_whole
+from supernet.files import write_whole
 from supernet.wire import source_fingerprint, source_root
 
-FORMAT = 1
 LATEST = "latest"
-_NOTE = "superfednas"
 _PACKAGES = ("superfednas", "flwr", "torch", "numpy", "ray")
-
-
-class RunFolderError(ValueError):
-    """A run folder or checkpoint that cannot be used; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -310,56 +303,6 @@ class RunFolder:
 
 
 _AT_THE_END = ("test", "summary")
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any] | str
-) -> None:
-    """Write tensors as safetensors, with a note (JSON values, or their text) and a checksum."""
-    about = about if isinstance(about, str) else json.dumps(about)
-    solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    note = {"about": about, "format": FORMAT, "xxh3": checksum(solid, about)}
-    with written_whole(path) as part:
-        # One entry: safetensors writes several in no fixed order, and equal runs should be equal
-        # files.
-        save_file(solid, part, {_NOTE: json.dumps(note, separators=(",", ":"))})
-
-
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote.
-
-    Raises
-    ------
-    RunFolderError
-        Where the file is missing, truncated, foreign, of another version, or damaged.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_NOTE, "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunFolderError(f"{str(path)!r} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise RunFolderError(
-            f"{str(path)!r} is truncated or no safetensors file: {error}"
-        ) from None
-    try:
-        note = json.loads(text)
-        found = note.get("format")
-    except (ValueError, AttributeError, RecursionError):
-        raise RunFolderError(f"{str(path)!r} is damaged: its note is no JSON object") from None
-    if found != FORMAT:
-        raise RunFolderError(
-            f"{str(path)!r} is no checkpoint of this project: its format is {found!r}, "
-            f"allowed is {FORMAT}"
-        )
-    about = str(note.get("about"))
-    # Files of earlier versions have a SHA-256.
-    if not (
-        note.get("xxh3") == checksum(tensors, about) or note.get("sha256") == digest(tensors, about)
-    ):
-        raise RunFolderError(f"{str(path)!r} is damaged: its checksum does not fit its content")
-    return tensors, json.loads(about)
 
 
 def _latest() -> Path:

@@ -23,8 +23,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from server.replies import BadReply, Expected, check_reply, finite
-from server.run_folder import RunFolderError, read_tensors, write_tensors
+from server.run_folder import RunFolderError
 from server.settings import Settings, check_settings
+from server.tensor_files import read_tensors, write_tensors
 from supernet import load_space
 from supernet.config import SettingsError, flatten, settings_of
 from supernet.wire import numel, numpy_dtype

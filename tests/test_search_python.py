@@ -25,7 +25,8 @@ from nas.ladder import ladder
 from nas.measuring import ScoreBook, ScoreBookError
 from nas.plan import Plan, PlanError
 from nas.planner import Request
-from server.run_folder import RunFolder, RunFolderError, read_tensors, write_tensors
+from server.run_folder import RunFolder, RunFolderError
+from server.tensor_files import read_tensors, write_tensors
 from supernet import load_space
 from supernet.config import SettingsError
 from supernet.digest import digest

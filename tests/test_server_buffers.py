@@ -22,9 +22,10 @@ from server.averaging import Averaging
 from server.local_grid import LocalGrid
 from server.outgoing import Outgoing
 from server.replies import Expected, Reply, check_reply
-from server.run_folder import Checkpoint, RunFolder, read_tensors
+from server.run_folder import Checkpoint, RunFolder
 from server.settings import check_settings
 from server.strategy import SupernetStrategy
+from server.tensor_files import read_tensors
 from supernet import State, extract
 from supernet.slicing import resolve, shapes_of
 from supernet.wire import WIRE_DTYPES, pack

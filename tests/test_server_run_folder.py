@@ -19,9 +19,8 @@ from server.run_folder import (
     Checkpoint,
     RunFolder,
     RunFolderError,
-    read_tensors,
-    write_tensors,
 )
+from server.tensor_files import read_tensors, write_tensors
 from supernet import State
 from supernet.digest import digest
 
