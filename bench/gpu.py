@@ -1,7 +1,8 @@
 """Local training on a GPU: mixed subnets at batch 64 against the bare loop at batch 512.
 
 The clients hold the largest, the smallest and six random subnets. **Bare** is a hand-written loop
-at batch 512 on a batch that is ready on the device, one subnet after the other. **Clients** is
+at batch 512 on a batch that is ready on the device, one subnet after the other, in the clients'
+precision. **Clients** is
 ``client.training.train`` at batch 64 with its drawing and augmentation, one to eight clients at
 once, each in a thread and, on a GPU, a stream of its own. **The floor** is 6 × MACs × images over
 the rate of a matrix product that is measured in the same call. **The round** is the paper's: 8
@@ -11,22 +12,23 @@ checked: a few steps there and on the CPU must agree.
 It needs torch and numpy, and neither Flower nor Ray.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.figures import Effort, Figure
 from bench.loops import RECIPE, bare, pictures
+from client.device import own_stream
 from client.training import train
 from data import Dataset
 from server.aggregation import OverlapAverage
 from supernet import Architecture, SearchSpace, State, extract, load_space
-from supernet.wire import LocalTraining
+from supernet.wire import PRECISIONS, LocalTraining
 
 
 def settled(device: torch.device) -> float:
@@ -43,11 +45,20 @@ def seconds(device: torch.device, call: Callable[[], object]) -> float:
     return settled(device) - start
 
 
-def matmul_rate(device: torch.device, side: int) -> float:
-    """Return the operations a second of a float32 matrix product, the best of five."""
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
-    a @ b
-    return 2 * side**3 / min(seconds(device, lambda: a @ b) for _ in range(5))
+def matmul_rate(device: torch.device, side: int, precision: str) -> float:
+    """Return the operations a second of a matrix product, the best of five.
+
+    In float32 with the shorter mantissa (TF32) that convolutions have on a GPU by default.
+    """
+    number = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=number) for _ in range(2))
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        a @ b
+        return 2 * side**3 / min(seconds(device, lambda: a @ b) for _ in range(5))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def check(space: SearchSpace, state: State, data: Dataset, device: torch.device) -> None:
@@ -57,29 +68,36 @@ def check(space: SearchSpace, state: State, data: Dataset, device: torch.device)
     for where in (torch.device("cpu"), device):
         module = space.build(space.smallest)
         module.load_state_dict(extract(state, space.boxes(space.smallest)))
-        train(module.to(where), data, RECIPE, local, seed=0, round=1, name="0")
+        # Without TF32, whose ten bits are not the CPU's.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            train(module.to(where), data, RECIPE, local, seed=0, round=1, name="0")
         found.append({name: tensor.cpu() for name, tensor in module.state_dict().items()})
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def bare_rate(
-    space: SearchSpace, archs: Sequence[Architecture], device: torch.device, batch: int, steps: int
+    space: SearchSpace,
+    archs: Sequence[Architecture],
+    device: torch.device,
+    work: "Work",
+    precision: str,
 ) -> float:
     """Return images/s of the bare loop, one subnet after the other."""
-    images = torch.randn(batch, 3, 32, 32, device=device)
-    labels = torch.randint(0, 10, (batch,), device=device)
+    layout = torch.channels_last if precision == "bfloat16" else torch.contiguous_format
+    images = torch.randn(work.large, 3, 32, 32, device=device).contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (work.large,), device=device)
     total = 0.0
     for arch in archs:
         module = space.build(arch)
         module.load_state_dict(extract(space.init(0), space.boxes(arch)))
-        module.to(device)
+        module.to(device).to(memory_format=layout)
         local = LocalTraining(lr=0.01)
-        bare(module, [(images, labels)], local)
+        bare(module, [(images, labels)], local, precision)
         start = settled(device)
-        bare(module, [(images, labels)] * steps, local)
+        bare(module, [(images, labels)] * work.steps, local, precision)
         total += settled(device) - start
-    return len(archs) * steps * batch / total
+    return len(archs) * work.steps * work.large / total
 
 
 def one_round(
@@ -90,19 +108,16 @@ def one_round(
     local: LocalTraining,
     device: torch.device,
     at_once: int,
+    precision: str,
 ) -> None:
     """Cut out, train and average, so many clients at once."""
+    given: dict[str, Any] = {"seed": 0, "round": 1, "precision": precision}
 
     def client(number: int) -> State:
-        stream = (
-            torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-            if device.type == "cuda"
-            else contextlib.nullcontext()
-        )
-        with stream:
+        with own_stream(device):
             module = space.build(archs[number])
             module.load_state_dict(extract(state, space.boxes(archs[number])))
-            train(module.to(device), data, RECIPE, local, seed=0, round=1, name=str(number))
+            train(module.to(device), data, RECIPE, local, name=str(number), **given)
             return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
     average = OverlapAverage(state)
@@ -132,6 +147,7 @@ AT_ONCE = (1, 2, 4, 8)
 class Trained:
     """One round with so many clients at once: seconds, their floor, images/s, the bare loop's."""
 
+    precision: str
     at_once: int
     seconds: float
     floor: float
@@ -141,21 +157,25 @@ class Trained:
 
 
 def train_mixed(work: Work, device: torch.device) -> Iterator[Trained]:
-    """Check the device, then train a round with one to eight clients at once."""
+    """Check the device, then train a round with one to eight clients at once, in both formats.
+
+    On the CPU in float32 only, as clients do there.
+    """
     space = load_space(work.space, num_classes=10, in_channels=3, image_size=32)
     rng, state, data = np.random.default_rng(0), space.init(0), pictures(work.images, 32, 3)
     archs = [space.largest, space.smallest, *(space.sample(rng) for _ in range(6))]
     check(space, state, data, device)
-    matmul = matmul_rate(device, 1024 if device.type == "cpu" else 8192)
-    reference = bare_rate(space, archs, device, work.large, work.steps)
     trained = len(archs) * work.images * work.epochs
-    floor = 6 * sum(map(space.macs, archs)) * work.images * work.epochs / matmul
     local = LocalTraining(lr=0.01, local_epochs=work.epochs, batch_size=64)
-    for at_once in AT_ONCE:
-        start = settled(device)
-        one_round(space, state, archs, data, local, device, at_once)
-        taken = settled(device) - start
-        yield Trained(at_once, taken, floor, trained / taken, reference, matmul)
+    for precision in PRECISIONS if device.type == "cuda" else PRECISIONS[:1]:
+        matmul = matmul_rate(device, 1024 if device.type == "cpu" else 8192, precision)
+        reference = bare_rate(space, archs, device, work, precision)
+        floor = 6 * sum(map(space.macs, archs)) * work.images * work.epochs / matmul
+        for at_once in AT_ONCE:
+            start = settled(device)
+            one_round(space, state, archs, data, local, device, at_once, precision)
+            taken = settled(device) - start
+            yield Trained(precision, at_once, taken, floor, trained / taken, reference, matmul)
 
 
 def figures(effort: Effort) -> Iterator[Figure]:
@@ -170,7 +190,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
     best = max(train_mixed(work, torch.device("cuda")), key=lambda row: row.speed)
     yield Figure(
         "gpu",
-        f"{clients}, batch 64, on a GPU, {best.at_once} at once",
+        f"{clients}, batch 64, on a GPU, {best.at_once} at once, {best.precision}",
         against,
         best.speed / best.bare,
         f"{best.speed:,.0f} images/s",

@@ -48,14 +48,20 @@ def pictures(count: int, size: int, channels: int) -> Dataset:
 
 
 def bare(
-    module: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], local: LocalTraining
+    module: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    local: LocalTraining,
+    precision: str = "float32",
 ) -> None:
-    """Train on batches that are ready."""
+    """Train on batches that are ready; with ``bfloat16`` under autocast."""
+    device, fast = batches[0][0].device.type, precision == "bfloat16"
     parameters = list(module.parameters())
     optimiser = torch.optim.SGD(parameters, lr=local.lr, momentum=local.momentum)
     module.train()
     for images, labels in batches:
-        loss = functional.cross_entropy(module(images), labels)
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
+            outputs = module(images)
+        loss = functional.cross_entropy(outputs.float(), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, local.clip_norm)

@@ -26,17 +26,14 @@ def main(
     if where.type == "cpu":
         torch.set_num_threads(1)
     print(describe({"work": work}))
-    for number, row in enumerate(train_mixed(work, where)):
-        if not number:
-            print(
-                f"Matrix product: {row.matmul / 1e12:.3f} Tops/s. "
-                f"Bare loop, batch {work.large}: {row.bare:,.0f}/s.\n"
-            )
-            print("| clients at once | images/s | ÷ bare loop | a round, s | its floor, s |")
-            print("|---|---|---|---|---|")
+    print(
+        "| format | clients at once | images/s | ÷ bare loop | its images/s | a round, s | "
+        "its floor, s | matrix product, Tops/s |\n|---|---|---|---|---|---|---|---|"
+    )
+    for row in train_mixed(work, where):
         print(
-            f"| {row.at_once} | {row.speed:,.0f} | {row.speed / row.bare:.2f} | "
-            f"{row.seconds:.2f} | {row.floor:.2f} |",
+            f"| {row.precision} | {row.at_once} | {row.speed:,.0f} | {row.speed / row.bare:.2f} | "
+            f"{row.bare:,.0f} | {row.seconds:.2f} | {row.floor:.2f} | {row.matmul / 1e12:.3f} |",
             flush=True,
         )
 
