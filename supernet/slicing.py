@@ -6,6 +6,7 @@ over the end. Depth falls out of the names, width out of the placements. Nothing
 element.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -81,27 +82,39 @@ class Cut(dict[str, Placement]):
             if name not in within:
                 raise ValueError(f"{name!r} is not a tensor of the supernet")
             limits = within[name]
-            fits, box, shape = len(entry) == len(limits), list[slice](), list[int]()
-            placement = list[tuple[Interval, ...]]()
-            # In one go: four passes over a small subnet's boxes cost what its numbers do.
-            for part, size in zip(entry, limits, strict=False):
-                intervals = ((0, part),) if isinstance(part, int) else tuple(part)
-                placement.append(intervals)
-                shape.append(sum([stop - start for start, stop in intervals]))
-                for start, stop in intervals:
-                    fits = fits and 0 <= start <= stop <= size
-                    box.append(slice(start, stop))
-            if not fits:
+            try:
+                found = _placed(entry, limits)
+            except TypeError:  # lists, as JSON has them, have no hash
+                found = _placed(tuple(_frozen(part) for part in entry), limits)
+            if found is None:
                 raise ValueError(f"{name!r}: {entry} does not fit inside the supernet's {limits}")
-            self[name] = tuple(placement)
-            self.shapes[name] = tuple(shape)
-            single = all(len(intervals) == 1 for intervals in placement)
-            self.slices[name] = tuple(box) if single else None
+            self[name], self.slices[name], self.shapes[name] = found
 
     def parts(self, name: str) -> Iterable[tuple[Slices, Any]]:
         """Give (slices of the supernet's tensor, index into the subnet's) for every box."""
         box = self.slices[name]
         return pieces(self[name]) if box is None else ((box, ...),)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _placed(entry: tuple[Any, ...], limits: Shape) -> tuple[Placement, Slices | None, Shape] | None:
+    """Return a tensor's placement, its one box and its shape; None where it does not fit.
+
+    Kept, since the same few widths come again in every subnet, tensor and round.
+    """
+    placement = tuple(((0, part),) if isinstance(part, int) else part for part in entry)
+    if len(placement) != len(limits):
+        return None
+    for intervals, size in zip(placement, limits, strict=True):
+        if not all(0 <= start <= stop <= size for start, stop in intervals):
+            return None
+    single = all(len(intervals) == 1 for intervals in placement)
+    box = tuple(slice(*intervals[0]) for intervals in placement) if single else None
+    return placement, box, placement_shape(placement)
+
+
+def _frozen(part: Any) -> Any:
+    return part if isinstance(part, int) else tuple(map(tuple, part))
 
 
 def resolve(within: Mapping[str, Shape], what: Architecture | Mapping[str, Any]) -> Cut:
