@@ -199,7 +199,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
     )
     yield Figure(
         "gpu",
-        "the same round, cutting out and averaging included",
+        f"a round of {clients}, with cutting out and averaging",
         "6 × MACs × images over a matrix product's rate",
         best.floor / best.seconds,
         f"{best.seconds:.2f} s",

@@ -182,8 +182,8 @@ def figures(effort: Effort) -> Iterator[Figure]:
     )
     yield Figure(
         "growth",
-        f"the same, its share of a round of 8 clients of {IMAGES} images",
-        "the round",
+        f"bookkeeping with {crowd.nodes:,} nodes known, its share of a round",
+        f"a round of 8 clients of {IMAGES} images",
         crowd.share(training),
         milliseconds([crowd.books]),
         milliseconds([crowd.round + 8 * training]),

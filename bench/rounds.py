@@ -195,18 +195,18 @@ def figures(effort: Effort) -> Iterator[Figure]:
         ours.append(total)
         others.append(statistics.median(fedavg.local_rounds(space, nodes, clients, count)))
     allowed = 10 + 2 * clients
-    what = f"an empty round of {clients} `{space}` clients in one process, checkpoint included"
+    what = f"a round of {clients} empty `{space}` clients in one process, checkpoint included"
     yield Figure(
         "rounds",
         what,
-        "Flower's `FedAvg` on the same grid, arrays of the same size, no checkpoint",
+        "Flower's `FedAvg` on the same grid: one array for all, nothing checked or kept",
         faster(ours, others),
         milliseconds(ours),
         milliseconds(others),
     )
     yield Figure(
         "rounds",
-        f"the same, its time against {allowed} ms",
+        f"{what}: its time",
         "10 ms and 2 ms a client",
         1e3 * statistics.median(ours) / allowed,
         milliseconds(ours),
@@ -217,7 +217,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
     copied = copy_seconds(moved)
     yield Figure(
         "rounds",
-        "the same",
+        what,
         "a copy of the bytes of its messages, warm buffers",
         copied / statistics.median(ours),
         milliseconds(ours),
