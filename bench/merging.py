@@ -101,19 +101,19 @@ class Round:
             for cut, flat, weight in zip(self.cuts, self.flats, self.weights, strict=True)
         ]
 
-    def must_move(self) -> int:
-        """Return the bytes that a round must read and write, all its replies being there.
+    def must_move(self, together: int) -> int:
+        """Return the bytes that a round must read and write, so many replies merged in one pass.
 
-        Extract: each subnet read and written. Merge, in passes of eight replies: each reply read;
-        of the new state, what is first covered is written, what was before is read and written;
-        what nobody covers is read and written.
+        Extract: each subnet read and written. Merge: each reply read; of the new state, a pass
+        writes what is first covered, and reads and writes what was before; what nobody covers is
+        read and written.
         """
         sent, new, again = sum(flat.size for flat in self.flats), 0, 0
         for name, tensor in self.state.items():
             seen = torch.zeros(tensor.shape, dtype=torch.bool)
-            for start in range(0, len(self.cuts), TOGETHER):
+            for start in range(0, len(self.cuts), together):
                 now = torch.zeros_like(seen)
-                for cut in self.cuts[start : start + TOGETHER]:
+                for cut in self.cuts[start : start + together]:
                     if name in cut:
                         for outer, _ in cut.parts(name):
                             now[outer] = True
@@ -198,9 +198,17 @@ class Ours:
         self._averaging.adopt(what.state)
 
     def merge(self) -> State:
-        """Fold the replies; the result is the next round's state."""
+        """Fold the replies together; the result is the next round's state."""
         average = self._averaging.open(self._what.state)
         average.add_all(Given(*reply) for reply in self._what.replies())
+        self._what.state = average.result()
+        return self._what.state
+
+    def merge_singly(self) -> State:
+        """Fold the replies one after another, as they come; the result is the same to the bit."""
+        average = self._averaging.open(self._what.state)
+        for reply in self._what.replies():
+            average.add(*reply)
         self._what.state = average.result()
         return self._what.state
 
@@ -239,15 +247,22 @@ def agree(dense: State, merged: State) -> None:
 class Taken:
     """What one number of clients took: seconds of every turn, faults and bytes of a round.
 
-    ``taken`` has ``copy``, ``extract``, ``merge``, ``dense``, ``fresh extract``, ``fresh dense``;
-    ``must`` are the bytes that a round must move, ``supernet`` those of its state.
+    ``taken`` has ``copy``, ``extract``, ``merge``, ``singly``, ``dense``, ``fresh extract``,
+    ``fresh dense``; ``copy`` is of as many bytes as ``must`` be moved where replies are merged
+    together, ``must_singly`` is the number where they are merged one after another; ``supernet``
+    are the bytes of the state.
     """
 
     taken: dict[str, list[float]]
     faults: int
     peak: int | None
     must: int
+    must_singly: int
     supernet: int
+
+    def copied_singly(self) -> list[float]:
+        """Return the seconds of copying what must be moved one reply after another."""
+        return [seconds * self.must_singly / self.must for seconds in self.taken["copy"]]
 
     def both(self, extract: str, merge: str) -> list[float]:
         """Return the seconds of extract and merge together."""
@@ -272,13 +287,14 @@ def measure(what: Round, turns: int, allocating: int) -> Taken:
         whole()
         peak = None  # no such files, no such allocator
     faults = page_faults(whole)
-    dense, must = Dense(what, reuse=True), what.must_move()
+    dense, must, singly = Dense(what, reuse=True), what.must_move(TOGETHER), what.must_move(1)
     copy = Copy(what.size, must)
     what.train()
     agree(dense.merge(), ours.merge())
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "extract": (what.extract, turns),
         "merge": (ours.merge, turns),
+        "singly": (ours.merge_singly, turns),
         "dense": (dense.merge, turns),
         "fresh extract": (what.extract_fresh, allocating),
         "fresh dense": (Dense(what, reuse=False).merge, allocating),
@@ -289,7 +305,7 @@ def measure(what: Round, turns: int, allocating: int) -> Taken:
         for name, (action, times) in ways.items():
             if turn < times:
                 taken[name].append(seconds(action))
-    return Taken(taken, faults, peak, must, 4 * what.size)
+    return Taken(taken, faults, peak, must, singly, 4 * what.size)
 
 
 def figures(effort: Effort) -> Iterator[Figure]:
@@ -305,18 +321,25 @@ def figures(effort: Effort) -> Iterator[Figure]:
 
 
 def _figures(found: Taken, subnets: str, *, asked: bool) -> Iterator[Figure]:
-    ours = found.both("extract", "merge")
-    what, said = f"cutting out and merging {subnets}", milliseconds(ours)
+    together, singly = found.both("extract", "merge"), found.both("extract", "singly")
+    what = f"cutting out and merging {subnets}"
 
-    def speed(against: str, others: list[float], least: float) -> Figure:
+    def speed(
+        how: str, ours: list[float], against: str, others: list[float], least: float
+    ) -> Figure:
         ratio = faster(ours[: len(others)], others)
-        limit = least if asked else None
-        return Figure("merge", what, against, ratio, said, milliseconds(others), limit)
+        limit = least if asked and least else None
+        said = milliseconds(ours), milliseconds(others)
+        return Figure("merge", what + how, against, ratio, said[0], said[1], limit)
 
-    copied = "a copy of the bytes that must move, warm buffers"
-    yield speed(copied, found.taken["copy"], 0.6)
-    yield speed("zero-padded sums on reused buffers", found.both("extract", "dense"), 4)
-    yield speed("zero-padded sums that allocate", found.both("fresh extract", "fresh dense"), 10)
+    floor = "a copy of the bytes that must move so, warm buffers"
+    yield speed(", one by one as they come", singly, floor, found.copied_singly(), 0.6)
+    yield speed(", all being there", together, floor, found.taken["copy"], 0)
+    for how, dense, least in (
+        ("on reused buffers", found.both("extract", "dense"), 4),
+        ("that allocate", found.both("fresh extract", "fresh dense"), 10),
+    ):
+        yield speed(", all being there", together, f"zero-padded sums {how}", dense, least)
     memory = f"memory of merging {subnets}, beside replies and messages"
     if found.peak is None:
         yield Figure("merge", memory, "the supernet", None, "not measured: Linux only", "")
