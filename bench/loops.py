@@ -178,8 +178,8 @@ def figures(effort: Effort) -> Iterator[Figure]:
                 f"a client's training loop, {task.text}",
                 "a bare PyTorch loop on ready batches",
                 ratio,
-                f"{ours:,.0f} images/s",
-                f"{other:,.0f} images/s",
+                images_a_second(ours),
+                images_a_second(other),
                 0.95,
             )
         data = pictures(200 if effort == "quick" else 2000, 32, 3)
@@ -193,3 +193,8 @@ def figures(effort: Effort) -> Iterator[Figure]:
         f"{pil:,.0f} images/s",
         20,
     )
+
+
+def images_a_second(rate: float) -> str:
+    """Return a rate as text."""
+    return f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2f} images/s"

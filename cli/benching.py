@@ -22,7 +22,7 @@ def bench(
         ),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="More turns, and growth and ray: 10 to 15 minutes.")
+        bool, typer.Option("--full", help="More turns, and growth and ray: about 10 minutes.")
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small and few: shows that it runs, not how fast.")
