@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from client.app import app as client_app
+from client.device import choose_device, usable_precision
 from data import Split, partition
 from deploy import this_device
 from deploy.card import DeployError
@@ -83,9 +84,12 @@ def train(*, progress: Progress | None = None, workers: int = 1, **settings: Sca
         raise SettingsError(f"clients-per-round = {sampled}: there are only clients = {clients}")
     if prepared.data is not None:  # what no client could load is said once, before any starts
         partition(prepared.data, prepared.settings.data, clients, prepared.settings.seed)
-    grid = _local_grid(prepared.settings, workers)
+    grid, progress = _local_grid(prepared.settings, workers), progress or Progress()
+    precision = prepared.settings.precision
+    if usable_precision(precision, choose_device(prepared.settings.device)) != precision:
+        progress.note(f"precision = {precision!r}: on the CPU clients train in float32")
     try:
-        return run_training(prepared, grid, progress or Progress())
+        return run_training(prepared, grid, progress)
     finally:
         grid.close()
 

@@ -181,7 +181,7 @@ def train_mixed(work: Work, device: torch.device) -> Iterator[Trained]:
 def figures(effort: Effort) -> Iterator[Figure]:
     """Measure local training on the GPU, where there is one."""
     work = PAPER if effort == "full" else SMALL
-    clients = f"8 clients of {work.images:,} images, {work.epochs} epochs, `{work.space}`"
+    clients = f"8 clients of {work.images:,} images, {work.epochs} × each, `{work.space}`"
     against = f"the bare loop at batch {work.large}, one subnet after the other"
     if not torch.cuda.is_available():
         none = "not measured: no GPU"

@@ -211,7 +211,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
         1e3 * statistics.median(ours) / allowed,
         milliseconds(ours),
         f"{allowed} ms",
-        1.0,
+        None if effort == "quick" else 1.0,
         more=False,
     )
     copied = copy_seconds(moved)

@@ -9,6 +9,10 @@ from bench.figures import Figure
 
 BEGIN = "<!-- figures: made by `superfednas bench --readme`; do not edit -->"
 END = "<!-- figures end -->"
+LEGEND = (
+    "A ratio is ours over the other's. Of speeds more is better; where it says bytes, memory, time "
+    "or bookkeeping, less is."
+)
 
 
 def ratio_text(figure: Figure) -> str:
@@ -47,7 +51,7 @@ def from_json(text: str) -> tuple[dict[str, str], list[Figure]]:
 def section(where: Mapping[str, str], figures: Sequence[Figure]) -> str:
     """Return a README's section: the table and where it was measured."""
     said = f"`{where['command']}` on {where['machine']}; {where['versions']}; {where['date']}."
-    return f"{BEGIN}\n{markdown(figures)}\n\n{said}\n{END}"
+    return f"{BEGIN}\n{markdown(figures)}\n\n{LEGEND} {said}\n{END}"
 
 
 def write_section(path: Path, where: Mapping[str, str], figures: Sequence[Figure]) -> None:

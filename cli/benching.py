@@ -37,17 +37,17 @@ def bench(
 ) -> None:
     """Measure this system's own cost on this machine, in one to two minutes.
 
-    Every figure is a ratio to something that is measured in the same call: the machine's own copy,
-    a bare PyTorch loop, Flower's FedAvg. So figures of a slow and a fast machine can be compared,
-    which milliseconds cannot. What the project asks of itself is marked where it is missed. Leave
-    the machine alone meanwhile.
+    Every figure is a ratio to something measured in the same call: the machine's
+    own copy, a bare PyTorch loop, Flower's FedAvg. So a slow and a fast machine
+    can be compared, which milliseconds cannot. What the project asks of itself is
+    marked where it is missed. Leave the machine alone meanwhile.
     """
     import psutil
 
     from bench.figures import Effort
     from bench.machine import machine
     from bench.suite import chosen, take_apart
-    from bench.table import markdown, ratio_text, section, to_json, write_section
+    from bench.table import LEGEND, markdown, ratio_text, section, to_json, write_section
 
     if full and quick:
         raise ValueError("--full and --quick exclude each other")
@@ -83,6 +83,6 @@ def bench(
     if json_:
         sys.stdout.write(to_json(where, figures))
     else:
-        print(markdown(figures))
+        print(f"{markdown(figures)}\n\n{LEGEND}")
     if any(figure.failed for figure in figures):
         raise typer.Exit(1)

@@ -25,6 +25,7 @@ from nas.ladder import ladder
 from nas.measuring import ScoreBook, ScoreBookError
 from nas.plan import Plan, PlanError
 from nas.planner import Request
+from server.progress import Progress
 from server.run_folder import RunFolder, RunFolderError
 from server.tensor_files import read_tensors, write_tensors
 from supernet import load_space
@@ -624,3 +625,18 @@ def test_an_elastic_file_of_another_runs_plan_is_refused(run: Path, tmp_path: Pa
     with pytest.raises(PlanError, match="the plan is of other weights than those of"):
         superfednas.export_elastic(run, out, plan=plan)
     assert not out.exists()
+
+
+def test_who_asks_for_bfloat16_on_the_cpu_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Told(Progress):
+        def write(self, text: str) -> None:
+            said.append(text)
+
+    given = {"rounds": 1, "clients": 2, "clients_per_round": 1, "local_steps": 1, "device": "cpu"}
+    for precision in ("float32", "bfloat16"):
+        run_dir = str(tmp_path / precision)
+        superfednas.train(progress=Told(), precision=precision, run_dir=run_dir, **given)
+    found = [text for text in said if "precision" in text]
+    assert found == ["precision = 'bfloat16': on the CPU clients train in float32"]
