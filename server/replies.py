@@ -284,8 +284,9 @@ class FoldQueue:
         while self.turn in self._waiting:
             held = self._waiting.pop(self.turn)
             if isinstance(held, Path):
-                ready = np.load(held, allow_pickle=False)
-                held.unlink()
+                # Mapped, not read: several are folded together, which must not need their memory.
+                ready = np.load(held, mmap_mode="r", allow_pickle=False)
+                held.unlink()  # its pages stay until the last view has gone
             else:
                 ready = held
                 if ready is not None and self.turn != index:

@@ -320,9 +320,12 @@ def test_the_number_of_workers_does_not_matter(plain: SupernetStrategy, workers:
     assert same(train(workers=workers).state, plain.state)
 
 
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
 def test_replies_ahead_of_their_turn_wait_on_disk(
-    plain: SupernetStrategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wire: str, plain: SupernetStrategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if wire != "float32":
+        plain = train({"wire-dtype": wire})
     held: list[Path] = []
     save = np.save
 
@@ -331,9 +334,10 @@ def test_replies_ahead_of_their_turn_wait_on_disk(
         save(path, *args, **options)
 
     monkeypatch.setattr(server.replies.np, "save", counted)
-    prepared = ready({"hold-back": 0, "run-dir": str(tmp_path / "run")})
+    values: dict[str, Scalar] = {"hold-back": 0, "wire-dtype": wire}
+    prepared = ready({**values, "run-dir": str(tmp_path / "run")})
     run = RunFolder.create(str(tmp_path / "run"), flatten(prepared.settings), "resnet-tiny")
-    strategy = train({"hold-back": 0}, grid_class=Backwards, run=run)
+    strategy = train(values, grid_class=Backwards, run=run)
     waited = [path for path in held if isinstance(path, Path)]
     # Two of three replies a round come before their turn.
     assert len(waited) == 2 * 2
