@@ -18,10 +18,11 @@ KEYS = {
     "max-macs": "its budget: it gets no subnet of more multiply-accumulates,",
     "max-params": "nor of more parameters (superfednas probe measures both)",
     "device-class": "a budget by name, of the run's device-classes",
+    "state-dir": "folder for what stays on the node: its personalised subnets",
     "tell-classes": "true: it tells how many training images of each class it has",
 }
 EXAMPLE = 'name="kitchen" data-path="/data/kitchen.npz"'
-NAMED_DATA = ("digits", "cifar10", "cifar100")
+NAMED_DATA = ("digits", "cifar10", "cifar100", "pathmnist", "pneumoniamnist")
 _COUNTS = ("num-partitions", "max-macs", "max-params")
 
 
@@ -40,7 +41,7 @@ def check_node_config(config: Config) -> None:
     for problem in unknown_keys(config):
         raise NodeConfigError(problem)
     node_name(config)
-    for key in ("name", "data-path", "device-class"):
+    for key in ("name", "data-path", "device-class", "state-dir"):
         value = config.get(key, "-")
         text = isinstance(value, str) or (key == "name" and type(value) is int)
         if not text or not str(value).strip():

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,57 @@ from data.images import square
 from data.settings import DataSettings
 from data.splits import Parts, as_split
 
-NEEDED = ("x_train", "y_train", "x_test", "y_test")
+PARTS = ("train", "val", "test")
 MAX_CHANNELS = 4
 
 
-def load_npz(settings: DataSettings) -> Parts:
+@dataclass(frozen=True, eq=False)
+class _File:
+    """What a file holds, and how it names the images and labels of a split."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def medmnist(self) -> bool:
+        return "train_images" in self.arrays and "x_train" not in self.arrays
+
+    def keys(self, part: str) -> tuple[str, str]:
+        if self.medmnist:
+            return f"{part}_images", f"{part}_labels"
+        return f"x_{part}", f"y_{part}"
+
+    def has(self, part: str) -> bool:
+        return all(key in self.arrays for key in self.keys(part))
+
+    def labels(self, part: str) -> np.ndarray:
+        key = self.keys(part)[1]
+        labels = self.arrays[key]
+        if self.medmnist and labels.ndim == 2:
+            if labels.shape[1] != 1:
+                raise DataError(
+                    f"{self.path}: {key} has shape {labels.shape}, several labels an image; one "
+                    "class an image, (N, 1), is allowed."
+                )
+            return labels[:, 0]
+        return labels
+
+
+def load_npz(settings: DataSettings, class_names: tuple[str, ...] = ()) -> Parts:
     """Read ``x_train, y_train, x_test, y_test`` and, where present, the optional arrays.
 
     Images are uint8 or floats in [0, 1], (N, H, W) or (N, H, W, C); labels are integers, (N,).
     Optional: ``x_val, y_val``; ``<natural-id>_train`` (one id a training row); ``class_names``.
     Without class names the training labels must be 0 to C-1 with none left out; with them a node's
     own data may lack some classes.
+
+    MedMNIST's own files are read as they are: ``train_images, train_labels, val_images, ...`` with
+    labels (N, 1).
+
+    Parameters
+    ----------
+    class_names
+        The classes where the file itself names none; empty where they are not known.
 
     Raises
     ------
@@ -31,16 +72,12 @@ def load_npz(settings: DataSettings) -> Parts:
     """
     path = Path(settings.dataset).expanduser()
     arrays = _read(path)
-    missing = [key for key in NEEDED if key not in arrays]
-    if ("x_val" in arrays) != ("y_val" in arrays):
-        missing.append("y_val" if "x_val" in arrays else "x_val")
-    if missing:
-        raise DataError(
-            f"{path}: {', '.join(missing)} is missing; needed are {', '.join(NEEDED)} (x_val and "
-            "y_val together or not at all)."
-        )
-    train = _split(path, arrays, "train", settings.resize)
-    classes = _classes(path, arrays)
+    if class_names:
+        arrays.setdefault("class_names", np.array(class_names))
+    file = _File(path, arrays)
+    _check_keys(file)
+    train = _split(file, "train", settings.resize)
+    classes = _classes(file)
     ids = arrays.get(f"{settings.natural_id}_train")
     if ids is not None and ids.shape != (len(train),):
         raise DataError(
@@ -49,8 +86,8 @@ def load_npz(settings: DataSettings) -> Parts:
         )
     return Parts(
         train,
-        _split(path, arrays, "val", settings.resize) if "x_val" in arrays else None,
-        _split(path, arrays, "test", settings.resize),
+        _split(file, "val", settings.resize) if file.has("val") else None,
+        _split(file, "test", settings.resize),
         classes,
         None if ids is None else ids.astype(str),
     )
@@ -76,9 +113,24 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def _split(path: Path, arrays: dict[str, np.ndarray], part: str, resize: int) -> Split:
-    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    what = f"{path}: x_{part}"
+def _check_keys(file: _File) -> None:
+    needed, together = [*file.keys("train"), *file.keys("test")], file.keys("val")
+    missing = [key for key in needed if key not in file.arrays]
+    halves = [key for key in together if key not in file.arrays]
+    if len(halves) == 1:
+        missing += halves
+    if missing:
+        raise DataError(
+            f"{file.path}: {', '.join(missing)} is missing; needed are {', '.join(needed)} "
+            f"({' and '.join(together)} together or not at all); MedMNIST's names (train_images, "
+            "train_labels, ...) are allowed too."
+        )
+
+
+def _split(file: _File, part: str, resize: int) -> Split:
+    images_key, labels_key = file.keys(part)
+    images, labels = file.arrays[images_key], file.labels(part)
+    what = f"{file.path}: {images_key}"
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] > MAX_CHANNELS):
         raise DataError(
             f"{what} has shape {images.shape}; (N, H, W) or (N, H, W, C) with at most "
@@ -93,12 +145,12 @@ def _split(path: Path, arrays: dict[str, np.ndarray], part: str, resize: int) ->
         )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{path}: y_{part} is {labels.dtype} of shape {labels.shape}; integers of shape (N,) "
-            "are needed."
+            f"{file.path}: {labels_key} is {labels.dtype} of shape {labels.shape}; integers "
+            "of shape (N,) are needed."
         )
     if len(images) != len(labels):
         raise DataError(
-            f"{path}: x_{part} has {len(images)} rows and y_{part} {len(labels)}; they must agree."
+            f"{what} has {len(images)} rows and {labels_key} {len(labels)}; they must agree."
         )
     pixels = torch.from_numpy(_bytes(what, images)).reshape(*images.shape[:3], -1)
     return as_split(square(pixels.permute(0, 3, 1, 2), resize), labels)
@@ -119,25 +171,24 @@ def _bytes(what: str, images: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def _classes(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
-    parts = [part for part in ("train", "val", "test") if f"y_{part}" in arrays]
-    present = np.unique(arrays["y_train"])
-    if "class_names" in arrays:
-        count = len(names := tuple(str(name) for name in arrays["class_names"].ravel()))
+def _classes(file: _File) -> tuple[str, ...]:
+    present = np.unique(file.labels("train"))
+    if "class_names" in file.arrays:
+        count = len(names := tuple(str(name) for name in file.arrays["class_names"].ravel()))
     else:
         count = len(present)
         names = tuple(str(k) for k in range(count))
         if present[0] != 0 or present[-1] != count - 1:
             raise DataError(
-                f"{path}: y_train holds {count} different labels from {present[0]} to "
-                f"{present[-1]}; 0 to {count - 1} with none left out is allowed (or add "
-                "class_names)."
+                f"{file.path}: {file.keys('train')[1]} holds {count} different labels from "
+                f"{present[0]} to {present[-1]}; 0 to {count - 1} with none left out is allowed "
+                "(or add class_names)."
             )
-    for part in parts:
-        labels = arrays[f"y_{part}"]
+    for part in filter(file.has, PARTS):
+        labels = file.labels(part)
         if len(labels) and (labels.min() < 0 or labels.max() >= count):
             raise DataError(
-                f"{path}: y_{part} runs from {labels.min()} to {labels.max()}; with {count} "
-                f"classes 0 to {count - 1} is allowed."
+                f"{file.path}: {file.keys(part)[1]} runs from {labels.min()} to {labels.max()}; "
+                f"with {count} classes 0 to {count - 1} is allowed."
             )
     return names

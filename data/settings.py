@@ -17,8 +17,9 @@ class DataSettings:
 
     dataset: str = setting(
         "digits",
-        "digits, cifar10, cifar100, a path ending .npz, a folder of images, hf:NAME (Hugging "
-        "Face), module:function (returns a data.Dataset), or none (a server without data)",
+        "digits, cifar10, cifar100, pathmnist, pneumoniamnist (MedMNIST), a path ending .npz, a "
+        "folder of images, hf:NAME (Hugging Face), module:function (returns a data.Dataset), or "
+        "none (a server without data)",
     )
     data_cache: str = setting("~/.superfednas/data", "folder for downloaded data sets")
     partition: str = setting(

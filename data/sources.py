@@ -14,12 +14,18 @@ from data.dataset import DataError, Dataset
 from data.folder import load_folder
 from data.hub import load_hub
 from data.images import square
+from data.medmnist import CLASSES, load_medmnist
 from data.settings import DataSettings
 from data.splits import Parts, as_split, complete, sample_train
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-# pixel mean and s.d. for pixels in [0, 1]; digits: over its 1,257 training images
-CONSTANTS = {"digits": ((0.3053,), (0.3757,)), "cifar10": CIFAR, "cifar100": CIFAR}
+# pixel mean and s.d. for pixels in [0, 1]; digits, pneumoniamnist: over all training images
+CONSTANTS = {
+    "digits": ((0.3053,), (0.3757,)),
+    "cifar10": CIFAR,
+    "cifar100": CIFAR,
+    "pneumoniamnist": ((0.5719,), (0.1684,)),
+}
 UNKNOWN = ((0.5,), (0.25,))
 DIGITS_SIZES = {"validation": 180, "test": 360}
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -47,6 +53,8 @@ def load_dataset(settings: DataSettings) -> Dataset:
         parts, sizes = _digits(settings.resize), DIGITS_SIZES
     elif name in CIFAR_FOLDERS:
         parts = _cifar(settings)
+    elif name in CLASSES:
+        parts = load_medmnist(settings)
     elif name.startswith("hf:"):
         parts = load_hub(settings)
     elif name.endswith(".npz"):
@@ -57,8 +65,9 @@ def load_dataset(settings: DataSettings) -> Dataset:
         return _own(settings)
     else:
         raise DataError(
-            f"dataset = {name!r}: allowed are digits, cifar10, cifar100, a path ending .npz, an "
-            "existing folder of images, hf:NAME, module:function, and none."
+            f"dataset = {name!r}: allowed are digits, cifar10, cifar100, pathmnist, "
+            "pneumoniamnist, a path ending .npz, an existing folder of images, hf:NAME, "
+            "module:function, and none."
         )
     parts, validation, test = complete(name, parts, **sizes)
     parts = sample_train(name, parts, settings.train_images)

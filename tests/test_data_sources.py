@@ -523,7 +523,11 @@ def test_own_function() -> None:
     [
         ("none", "there are no data to load; none is only for a server without data"),
         ("", "dataset = '': allowed are digits"),
-        ("mnist", "dataset = 'mnist': allowed are digits, cifar10, cifar100, a path ending .npz"),
+        (
+            "mnist",
+            "dataset = 'mnist': allowed are digits, cifar10, cifar100, pathmnist, pneumoniamnist, "
+            "a path ending .npz",
+        ),
         ("no_such_module:f", "'no_such_module:f' cannot be imported"),
         ("data:no_such_function", "'data:no_such_function' cannot be imported"),
         (":f", "':f' cannot be imported"),

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import cli
 from client.node_config import KEYS, NAMED_DATA
 from data.dataset import DataError
+from data.medmnist import CLASSES
 from data.settings import DataSettings
 from data.sources import CIFAR_FOLDERS, load_dataset
 from deploy.credentials import make_credentials
@@ -127,7 +128,7 @@ def test_the_data_taken_by_name_are_those_that_there_are() -> None:
     with pytest.raises(DataError) as refused:
         load_dataset(DataSettings(dataset="digts"))
     assert f"allowed are {', '.join(NAMED_DATA)}, a path ending .npz" in str(refused.value)
-    assert set(NAMED_DATA) == {"digits", *CIFAR_FOLDERS}
+    assert set(NAMED_DATA) == {"digits", *CIFAR_FOLDERS, *CLASSES}
 
 
 # The options, and the files that they name
