@@ -66,6 +66,11 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
 
 
+def norm_parameters(norm: str, channels: int) -> int:
+    """Return how many parameters norm layers of so many channels have: a weight and a bias each."""
+    return 0 if norm == "none" else 2 * channels
+
+
 def needs_calibration(module: nn.Module) -> bool:
     """Say whether a module holds static batch norm."""
     return any(isinstance(layer, StaticBatchNorm2d) for layer in module.modules())

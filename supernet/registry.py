@@ -4,13 +4,18 @@ import importlib
 from inspect import isabstract
 from typing import Any
 
+from supernet.mobilenet import MOBILENETS
 from supernet.resnet import ResNet10To26, ResNetTiny
 from supernet.resnet_wide import ResNet10To26Wide
 from supernet.space import SearchSpace
 
-SPACES: dict[str, type[SearchSpace]] = {
-    family.name: family for family in (ResNet10To26, ResNet10To26Wide, ResNetTiny)
-}
+_FAMILIES: tuple[type[SearchSpace], ...] = (
+    ResNet10To26,
+    ResNet10To26Wide,
+    ResNetTiny,
+    *MOBILENETS,
+)
+SPACES: dict[str, type[SearchSpace]] = {family.name: family for family in _FAMILIES}
 
 
 def import_object(reference: str, what: str) -> Any:

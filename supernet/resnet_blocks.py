@@ -9,6 +9,7 @@ import numpy as np
 
 from supernet.architecture import Architecture
 from supernet.chain import Block, Chain, Segment
+from supernet.norms import norm_parameters
 from supernet.resnet_layout import Layout
 from supernet.resnet_module import Block as ResNetBlock
 from supernet.resnet_module import Head, Stem
@@ -24,7 +25,7 @@ def stem_block(inputs: int, outputs: int, side: int, norm: str) -> Block:
         name=f"stem {inputs}>{outputs} at {side}",
         inputs=(inputs, side, side),
         macs=weights * side**2,
-        params=weights + _affine(norm) * outputs,
+        params=weights + norm_parameters(norm, outputs),
         activations=(inputs + outputs) * side**2,
         module=functools.partial(Stem, inputs, outputs, norm),
     )
@@ -38,7 +39,7 @@ def residual_block(
     after = math.ceil(side / stride)
     weights = 9 * mid * (inputs + outputs)
     shortcut = inputs * outputs if project else 0
-    affine = _affine(norm) * (mid + outputs + (outputs if project else 0))
+    affine = norm_parameters(norm, mid + outputs + (outputs if project else 0))
     # Numbers alive: input, middle, output; then what the shortcut holds beside the branch's output.
     x, m, o = inputs * side**2, mid * after**2, outputs * after**2
     peak = x + m + o
@@ -219,10 +220,6 @@ class ResNetChain(Chain):
         layout = self._layout_of(arch)
         chosen = [layout.stem, *zip(layout.widths, layout.mids, strict=True)]
         return tuple(index[option] for index, option in zip(self._index, chosen, strict=True))
-
-
-def _affine(norm: str) -> int:
-    return 0 if norm == "none" else 2
 
 
 def _of_slots(ratios: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from supernet.architecture import Architecture, Shape
 from supernet.chain import Block
 from supernet.resnet_blocks import ResNetChain, layout_blocks
 from supernet.resnet_layout import Layout, mid_channels
-from supernet.resnet_module import ResNet
+from supernet.resnet_module import StagedNetwork
 from supernet.slicing import Boxes
 from supernet.space import SearchSpace
 
@@ -113,7 +113,9 @@ class ResNetFamily(SearchSpace):
         stem, *residual, head = blocks
         rest = iter(residual)
         _, _, mids = self.channels(arch)
-        return ResNet(stem, [list(itertools.islice(rest, len(stage))) for stage in mids], head)
+        return StagedNetwork(
+            stem, [list(itertools.islice(rest, len(stage))) for stage in mids], head
+        )
 
     def boxes(self, arch: Architecture) -> Boxes:
         """Where each tensor lies in the supernet's, from axes and intervals."""

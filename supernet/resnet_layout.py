@@ -7,7 +7,7 @@ from typing import Any
 
 from supernet.architecture import Architecture, Shape
 from supernet.norms import GROUP_CHANNELS
-from supernet.slicing import Boxes, Interval, placement_shape
+from supernet.slicing import Boxes, Interval, placement_shape, window
 
 _HUGE = 1e6
 
@@ -178,8 +178,8 @@ class Layout:
         axes["head.bias"] = ("classes",)
         return axes
 
-    def intervals(self) -> dict[str, tuple[Interval, ...]]:
-        """Give the part of every axis that the network holds: the leading one."""
+    def sizes(self) -> dict[str, int]:
+        """Give how much of every axis the network holds."""
         sizes = {
             "image": self.in_channels,
             "stem.out": self.stem,
@@ -191,11 +191,23 @@ class Layout:
             sizes[f"stage{s}.out"] = width
             for b, mid in enumerate(mids):
                 sizes[f"stage{s}.block{b}.mid"] = mid
-        return {axis: ((0, size),) for axis, size in sizes.items()}
+        return sizes
 
-    def boxes(self) -> Boxes:
-        """Compose axes and intervals."""
-        intervals = self.intervals()
+    def boxes(self, within: "Layout | None" = None, shift: int = 0) -> Boxes:
+        """Compose axes and intervals: the leading parts, or windows that start at ``shift``.
+
+        Parameters
+        ----------
+        within
+            The supernet's layout: its axes are what windows roll over. None: leading parts.
+        shift
+            Channels by which every window is moved.
+        """
+        whole = (within or self).sizes()
+        intervals: dict[str, tuple[Interval, ...]] = {
+            axis: window(size, whole[axis], shift) if within else ((0, size),)
+            for axis, size in self.sizes().items()
+        }
         return {name: tuple(intervals[axis] for axis in axes) for name, axes in self.axes().items()}
 
     def shapes(self) -> dict[str, Shape]:

@@ -70,8 +70,8 @@ class Head(nn.Linear):
         return super().forward(features.mean(dim=(2, 3)))
 
 
-class ResNet(nn.Module):
-    """A static ResNet of a stem, stages of blocks, and a head."""
+class StagedNetwork(nn.Module):
+    """A static network of a stem, stages of blocks, and a head: a ResNet, or a MobileNet."""
 
     def __init__(
         self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], head: nn.Module

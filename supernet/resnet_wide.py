@@ -14,6 +14,7 @@ from supernet.architecture import Architecture, Shape
 from supernet.resnet import ResNet10To26
 from supernet.resnet_family import Channels, ResNetFamily
 from supernet.resnet_layout import Layout, is_list, is_whole, make_divisible, mid_channels
+from supernet.slicing import Boxes
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,23 @@ class WideResNetSpace(ResNetFamily):
         """Return stem, stage widths, and middle channels of every block of a valid architecture."""
         assert isinstance(arch, WideResNetArchitecture)
         return arch.stem, arch.width, arch.mid
+
+    @property
+    def width_shares(self) -> tuple[float, ...]:
+        """The shares of stem and stages."""
+        return self.shares
+
+    def at_width(self, share: float) -> WideResNetArchitecture:
+        """Return the deepest subnet whose stem and stages have this share of their channels."""
+        if share not in self.shares:
+            raise ValueError(self._no_width(share))
+        choices = [number - 1 for number in self.genes]
+        count = 1 + len(self.widths)
+        return self.decode([*choices[:-count], *[self.shares.index(share)] * count])
+
+    def rolled(self, arch: Architecture, shift: int) -> Boxes:
+        """Where a subnet's tensors lie if its windows over stem, stages and middles are moved."""
+        return self.layout(arch).boxes(self.layout(self.largest), shift)
 
     def compose(
         self, stem: int, widths: tuple[int, ...], mids: tuple[tuple[int, ...], ...]

@@ -26,6 +26,57 @@ def prefix_boxes(shapes: Mapping[str, Shape]) -> Boxes:
     return {name: tuple(((0, size),) for size in shape) for name, shape in shapes.items()}
 
 
+def window(size: int, full: int, shift: int = 0) -> tuple[Interval, ...]:
+    """Return the part of an axis that a window holds which starts at ``shift`` and rolls over.
+
+    Parameters
+    ----------
+    size, full
+        Entries of the window, and of the whole axis.
+    shift
+        Where the window starts, modulo ``full``; a window as large as its axis does not roll.
+    """
+    start = shift % full if size < full else 0
+    if start + size <= full:
+        return ((start, start + size),)
+    return ((start, full), (0, start + size - full))
+
+
+def centre(size: int, full: int) -> tuple[Interval, ...]:
+    """Return the middle part of an axis: where a small kernel lies in a large one (both odd)."""
+    return (((full - size) // 2, (full + size) // 2),)
+
+
+def inside(inner: Mapping[str, Placement], outer: Mapping[str, Placement]) -> Boxes | None:
+    """Say where a subnet lies within another one that was cut out of the same supernet.
+
+    Parameters
+    ----------
+    inner, outer
+        Where both lie in the supernet (``space.boxes``), one interval a dimension.
+
+    Returns
+    -------
+    dict or None
+        The boxes of ``inner`` in the tensors of ``outer``; None where it is not wholly there, or
+        where a window of either rolls over.
+    """
+    found: Boxes = {}
+    for name, placement in inner.items():
+        if name not in outer:
+            return None
+        moved = []
+        for mine, theirs in zip(placement, outer[name], strict=True):
+            if not len(mine) == len(theirs) == 1:
+                return None
+            (start, stop), (low, high) = mine[0], theirs[0]
+            if not low <= start <= stop <= high:
+                return None
+            moved.append(((start - low, stop - low),))
+        found[name] = tuple(moved)
+    return found
+
+
 def placement_shape(placement: Placement) -> Shape:
     """Shape of the subnet's tensor: the intervals of a dimension lie one behind the other."""
     return tuple(sum(stop - start for start, stop in intervals) for intervals in placement)

@@ -22,7 +22,7 @@ from supernet.architecture import Architecture, Shape
 from supernet.chain import Block, Chain
 from supernet.liveness import peak_activations
 from supernet.norms import NORMS
-from supernet.slicing import Boxes, prefix_boxes
+from supernet.slicing import Boxes, inside, prefix_boxes
 from supernet.streams import Purpose, stream
 
 State = dict[str, torch.Tensor]
@@ -160,6 +160,86 @@ class SearchSpace(ABC):
         """Where each tensor of a subnet lies in the supernet's: the leading part by default."""
         return prefix_boxes(self.shapes(arch))
 
+    # Elastic output widths, for methods that know no other dimension (HeteroFL, FjORD, FedRolex)
+
+    @property
+    def width_shares(self) -> tuple[float, ...]:
+        """Shares of all output channels that a subnet may have, rising to 1; none: not elastic."""
+        return ()
+
+    def at_width(self, share: float) -> Architecture:
+        """Return the subnet with this share of all output channels, and all else at its largest.
+
+        Raises
+        ------
+        ValueError
+            Where the share is none of :attr:`width_shares`.
+        """
+        raise ValueError(self._no_width(share))
+
+    def _no_width(self, share: float) -> str:
+        if not self.width_shares:
+            return f"the space {self.name!r} has no elastic output widths"
+        allowed = ", ".join(f"{known:g}" for known in self.width_shares)
+        return f"width {share:g} is none of the space {self.name!r}: {allowed}"
+
+    def rolled(self, arch: Architecture, shift: int) -> Boxes:
+        """Where a subnet's tensors lie if all its width windows are moved by ``shift`` channels.
+
+        Parameters
+        ----------
+        shift
+            Channels, a multiple of 8 so that norm groups stay whole; a window that leaves its axis
+            goes on at its start (FedRolex, arXiv 2212.01548).
+
+        Raises
+        ------
+        ValueError
+            Where the space has no elastic output widths.
+        """
+        raise ValueError(f"the space {self.name!r} has no windows that could roll")
+
+    def most_inside(self, outer: Architecture) -> list[int]:
+        """Return the largest choice of every gene with which a subnet still lies in ``outer``.
+
+        Genes are raised one after the other, in their order: depth comes before what it makes
+        active.
+        """
+        if outer == self.largest:
+            return [count - 1 for count in self.genes]
+        boxes = self.boxes(outer)
+        choices = [0] * len(self.genes)
+        for gene, count in enumerate(self.genes):
+            for choice in range(count - 1, 0, -1):
+                tried = [*choices[:gene], choice, *choices[gene + 1 :]]
+                if inside(self.boxes(self.decode(tried)), boxes) is not None:
+                    choices = tried
+                    break
+        return choices
+
+    def sample_inside(
+        self, outer: Architecture, rng: np.random.Generator, most: Sequence[int] | None = None
+    ) -> Architecture:
+        """Draw a subnet of a subnet, uniformly over the choices of every gene that fit.
+
+        Parameters
+        ----------
+        outer
+            What it must lie in; within the largest this is :meth:`sample`.
+        most
+            :meth:`most_inside` of ``outer``, where it is known already.
+        """
+        most = self.most_inside(outer) if most is None else most
+        choices = [int(rng.integers(choice + 1)) for choice in most]
+        if outer == self.largest:
+            return self.decode(choices)
+        boxes = self.boxes(outer)
+        # Choices that fit alone need not fit together: a stage without its narrow last layer hands
+        # on more channels.
+        while inside(self.boxes(arch := self.decode(choices)), boxes) is None:
+            choices[int(rng.choice([gene for gene, choice in enumerate(choices) if choice]))] -= 1
+        return arch
+
     def params(self, arch: Architecture) -> int:
         """Return the number of parameters."""
         return sum(math.prod(shape) for shape in self.shapes(arch).values())
@@ -223,6 +303,10 @@ class SearchSpace(ABC):
     @functools.cached_property
     def _supernet_shapes(self) -> dict[str, Shape]:
         return self.shapes(self.largest)
+
+    def in_head(self, name: str) -> bool:
+        """Say whether a parameter is the classifier's, which personalisation trains alone."""
+        return "head" in name.split(".")
 
     def gain(self, name: str) -> float:
         """Return a weight's first standard deviation, times the root of its fan-in."""

@@ -1,5 +1,6 @@
 """Small search spaces for tests; :func:`tests.strategies.space` takes them by reference."""
 
+from supernet.mobilenet import MobileNetSpace
 from supernet.resnet import ResNetSpace
 from supernet.resnet_wide import WideResNetSpace
 
@@ -7,6 +8,7 @@ NARROW = "tests.spaces:Narrow"
 TWIN = "tests.spaces:Twin"
 LEVEL = "tests.spaces:Level"
 CROWDED = "tests.spaces:Crowded"
+POCKET = "tests.spaces:Pocket"
 
 
 class Narrow(WideResNetSpace):
@@ -56,3 +58,15 @@ class Crowded(ResNetSpace):
     strides = (1, 2)
     depths = (0, 1)
     ratios = (0.1, 0.14, 0.5)
+
+
+class Pocket(MobileNetSpace):
+    """One stage of one or two layers, all three dimensions elastic: twenty networks."""
+
+    name = "pocket"
+    stem = 8
+    widths = (16,)
+    layers = ((1, 2),)
+    strides = (2,)
+    shares = (0.5, 1.0)
+    kernels = (3, 5)

@@ -256,7 +256,7 @@ def test_shortcuts_follow_the_position_although_shapes_match() -> None:
     assert list(of.build(of.largest).state_dict()) == list(of.shapes(of.largest))
 
 
-@pytest.mark.parametrize("name", sorted(SPACES))
+@pytest.mark.parametrize("name", [name for name in sorted(SPACES) if name.startswith("resnet")])
 def test_one_projection_a_stage(name: str) -> None:
     of = space(name)
     found = [key for key in of.shapes(of.largest) if key.endswith("shortcut.conv.weight")]
@@ -503,7 +503,7 @@ def test_spaces_by_name_and_by_reference() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("resnet", "must be one of resnet-tiny, resnet10-26, resnet10-26-wide, or module:Class"),
+        ("resnet", "resnet-tiny, resnet10-26, resnet10-26-wide, or module:Class"),
         ("no_such_module:Space", "cannot be imported"),
         ("supernet.resnet:NoSuch", "cannot be imported"),
         (":Space", "space"),
