@@ -23,6 +23,7 @@ from deploy.card import DeployError
 from deploy.elastic import write_elastic
 from deploy.export import Exported, check_out
 from deploy.export import export as export_module
+from deploy.personal import find_personal
 from deploy.plans import find_plan, next_plan, tested
 from deploy.trained import Trained, split_description
 from nas.accuracy import Score
@@ -34,6 +35,7 @@ from nas.plan import Plan, PlanError
 from nas.planner import Request, SearchProgress, Silence, make_plan
 from server.app import prepare, run_training
 from server.local_grid import LocalGrid
+from server.personal import personalise_by_nodes
 from server.progress import Progress
 from server.run_folder import LATEST, RunFolder
 from server.scoring import score_by_nodes
@@ -46,6 +48,8 @@ __all__ = [
     "evaluate",
     "export",
     "export_elastic",
+    "export_personal",
+    "personalise",
     "score_nodes",
     "search",
     "search_space",
@@ -94,11 +98,14 @@ def train(*, progress: Progress | None = None, workers: int = 1, **settings: Sca
         grid.close()
 
 
-def _local_grid(settings: Settings, workers: int) -> LocalGrid:
+def _local_grid(settings: Settings, workers: int, state_dir: str | Path = "") -> LocalGrid:
     nodes: dict[int, dict[str, Scalar]] = {
         number + 1: {"partition-id": number, "num-partitions": settings.clients}
         for number in range(settings.clients)
     }
+    if state_dir:
+        for number, config in enumerate(nodes.values()):
+            config["state-dir"] = str(Path(state_dir).expanduser() / str(number))
     return LocalGrid(client_app, nodes, flatten(settings), workers)
 
 
@@ -164,6 +171,47 @@ def score_nodes(
     values = {key.replace("_", "-"): value for key, value in settings.items()}
     try:
         return score_by_nodes({**values, "score-run": str(run.path)}, grid, progress or Progress())
+    finally:
+        grid.close()
+
+
+def personalise(
+    run_dir: str | Path = LATEST,
+    *,
+    progress: Progress | None = None,
+    workers: int = 1,
+    state_dir: str | Path = "",
+    **settings: Scalar,
+) -> Path:
+    """Let the clients of an in-process run make subnets their own, on their own images.
+
+    The same as ``flwr run . --run-config "personalise-run='DIR'"``. The run is only read.
+
+    Parameters
+    ----------
+    run_dir
+        A run folder, or ``latest``.
+    progress, workers
+        As for :func:`train`.
+    state_dir
+        Where every client gets a folder of its own for what it keeps (``state_dir/NAME``); without
+        it clients only report.
+    **settings
+        ``personal_subnets``, ``fine_tune``, ``fine_tune_epochs``, ``fine_tune_lr``, ``min_nodes``
+        and the time-outs.
+
+    Returns
+    -------
+    Path
+        What the clients report (:func:`server.personal.personalise_by_nodes`).
+    """
+    run = RunFolder.open(run_dir)
+    grid = _local_grid(check_settings(run.settings), workers, state_dir)
+    values = {key.replace("_", "-"): value for key, value in settings.items()}
+    try:
+        return personalise_by_nodes(
+            {**values, "personalise-run": str(run.path)}, grid, progress or Progress()
+        )
     finally:
         grid.close()
 
@@ -413,6 +461,37 @@ def export(
     card = trained.card(architecture)
     return export_module(
         trained.subnet(architecture), card, images, format, out, overwrite=overwrite
+    )
+
+
+def export_personal(
+    state_dir: str | Path,
+    out: str | Path,
+    *,
+    arch: str = "",
+    format: str = "onnx",  # noqa: A002
+    overwrite: bool = False,
+) -> Exported:
+    """Write a subnet that a node has personalised as one file; it is checked on the node's images.
+
+    Parameters
+    ----------
+    state_dir
+        ``state-dir`` of the node config.
+    out, format, overwrite
+        As for :func:`export`.
+    arch
+        Which one; by default the best on the node's validation images.
+
+    Raises
+    ------
+    deploy.card.DeployError
+        Where there is none, or as :func:`export`.
+    """
+    check_out(format, Path(out), overwrite)
+    subnet = find_personal(state_dir, arch)
+    return export_module(
+        subnet.module(), subnet.card(), subnet.images, format, out, overwrite=overwrite
     )
 
 

@@ -72,7 +72,7 @@ def echo(message: Message, context: Context) -> Message:
             "device-class": "",
         }
         return Message(RecordDict({CONFIG: ConfigRecord(about)}), reply_to=message)
-    numbers = {"num-examples": 100, "loss": 1.0, "seconds": 0.0, "images": 100}
+    numbers = {"num-examples": 100, "loss": 1.0, "seconds": 0.0, "images": 100, "mac-images": 0}
     texts = {
         "round": order["round"],
         "architecture": order["architecture"],

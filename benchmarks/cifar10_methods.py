@@ -14,11 +14,8 @@ from typing import Annotated
 
 import typer
 
-import superfednas
+from bench.equal_cost import cost_by_round, run_cell
 from bench.machine import describe
-from data import load_dataset, partition
-from server.app import prepare
-from server.assignment import Client, sample_clients
 from server.progress import amount
 from server.run_folder import RunFolder
 
@@ -54,35 +51,6 @@ METHODS = {
         for suffix, averaging in (("", "overlap"), (" + β", "maxnet"))
     },
 }
-
-
-def cost_by_round(values: dict, rounds: int) -> list[float]:
-    """Return the cumulated GMAC·images after every round, from the assignments alone."""
-    prepared = prepare({key.replace("_", "-"): value for key, value in values.items()})
-    settings = prepared.settings
-    space = settings.space.load()
-    policy = settings.policy(space)
-    parts = partition(load_dataset(settings.data), settings.data, CLIENTS, settings.seed)
-    names = [str(number) for number in range(CLIENTS)]
-    total, costs = 0.0, []
-    for number in range(1, rounds + 1):
-        sampled = sample_clients(names, settings.clients_per_round, settings.seed, number)
-        clients = [Client(name, examples=len(parts[int(name)])) for name in sampled]
-        assigned = policy.assign(number, clients)
-        images = {client.name: client.examples or 0 for client in clients}
-        total += sum(space.macs(arch) * images[name] for name, arch in assigned.items()) / 1e9
-        costs.append(total * settings.local.local_epochs)
-    return costs
-
-
-def run_cell(folder: Path, values: dict) -> RunFolder:
-    """Train one cell of the table, or go on with it, or take it as it is."""
-    if (folder / "run.json").exists():
-        run = RunFolder.open(folder)
-        if run.info["status"] == "finished":
-            return run
-        return superfednas.train(resume=str(folder))
-    return superfednas.train(run_dir=str(folder), **values)
 
 
 def table(cells: dict[tuple[float, int, str], Path]) -> str:

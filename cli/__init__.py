@@ -1,16 +1,29 @@
 """The ``superfednas`` command: parses, calls, prints."""
 
-from cli import benching, deploying, diagnosing, fleet, nodes, searching, spaces, training
+from cli import (
+    benching,
+    comparing,
+    deploying,
+    diagnosing,
+    fleet,
+    nodes,
+    personal,
+    searching,
+    spaces,
+    training,
+)
 from cli.common import app, main
 
 __all__ = [
     "app",
     "benching",
+    "comparing",
     "deploying",
     "diagnosing",
     "fleet",
     "main",
     "nodes",
+    "personal",
     "searching",
     "spaces",
     "training",
@@ -18,7 +31,7 @@ __all__ = [
 
 # `--help` lists the verbs in the order of the work.
 _ORDER = (
-    *("train", "evaluate", "report"),
+    *("methods", "train", "evaluate", "report", "compare", "personalise"),
     *("search", "test", "export", "pictures", "classify", "latency", "score"),
     *("spaces", "cost"),
     *("run", "node", "probe", "keys", "register", "revoke", "doctor", "bench", "stop"),

@@ -183,6 +183,13 @@ def export(
         Path | None, typer.Option(help="The file; by default subnet.onnx and so on.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="A node's state-dir in place of --run: what it has personalised, --arch or else "
+            "the best on its validation images."
+        ),
+    ] = None,
     dataset: OtherData = "",
     json_: Json = False,
 ) -> None:
@@ -193,7 +200,13 @@ def export(
     from nas.plan import Plan
 
     opened, trained = None, None
-    if not arch:
+    if state_dir is not None:
+        if run != LATEST or plan != LATEST or dataset or format_ not in FORMATS:
+            raise ValueError(
+                "--state-dir: goes with --arch, --out, --overwrite and --format "
+                f"{', '.join(FORMATS)} only"
+            )
+    elif not arch:
         opened_from = find_plan(plan, run)
         opened = Plan.load(opened_from)
         trained = open_plan(opened, dataset)  # refuses a run that has other weights now
@@ -217,15 +230,15 @@ def export(
             print(f"{file}: {file.stat().st_size:,} bytes, the whole supernet")
             print(f"menu: {_menu(file)}")
         return
-    suffix = FORMATS.get(format_, "")
-    written = superfednas.export(
-        trained or run,
-        arch,
-        out or f"subnet{suffix}",
-        format=format_,
-        overwrite=overwrite,
-        dataset=dataset,
-    )
+    target = out or Path(f"subnet{FORMATS[format_]}")
+    if state_dir is not None:
+        written = superfednas.export_personal(
+            state_dir, target, arch=arch, format=format_, overwrite=overwrite
+        )
+    else:
+        written = superfednas.export(
+            trained or run, arch, target, format=format_, overwrite=overwrite, dataset=dataset
+        )
     if json_:
         show(
             {

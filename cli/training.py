@@ -12,10 +12,16 @@ from rich.console import Console
 from cli.common import LATEST, Arch, Json, OtherData, RunDir, app, show
 
 _NAMES = {"from-run": ("--from", "--from-run")}
-_ELSEWHERE = ("score-run", "score-subnets")  # the verb `score` has them
+# The verbs `score` and `personalise` have them.
+_ELSEWHERE = (
+    *("score-run", "score-subnets", "personalise-run", "personal-subnets"),
+    *("fine-tune", "fine-tune-epochs", "fine-tune-lr"),
+)
 _PANELS = {
     "space": "Search space",
     "local": "Local training",
+    "subnets": "Subnets that clients train",
+    "tuning": "Personalisation",
     "privacy": "Privacy",
     "data": "Data",
 }

@@ -101,7 +101,10 @@ def _client(
     settings = parse(DataSettings, order, ignore_unknown=True)
     data = node_data(context.node_config, settings, int(order["seed"]))
     client = SubnetClient(
-        node_name(context.node_config), data, Augment.parse(settings.augment, data)
+        node_name(context.node_config),
+        data,
+        Augment.parse(settings.augment, data),
+        Path(str(state_dir)) if (state_dir := context.node_config.get("state-dir")) else None,
     )
     wire_dtype = parse(TrainOrder, order, ignore_unknown=True).wire_dtype
     array = cast(ArrayRecord, message.content[ARRAYS])[SUBNET]

@@ -11,7 +11,8 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
     """Return the node's own training, validation and test images.
 
     With ``partition-id`` and ``num-partitions`` in the node config, a part of the run's data set:
-    its training images by ``partition``, its validation images in the same proportions of classes.
+    its training images by ``partition``, its validation and test images in the same proportions of
+    classes.
     Otherwise all of ``data-path``, anything that ``dataset`` accepts.
 
     Raises
@@ -25,21 +26,30 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
         own = dataclasses.replace(settings, dataset=str(node_config["data-path"]), train_images=0)
         return load_dataset(own)
     number, parts = part(node_config)
-    train, validation = _parts(settings, parts, seed)
-    everything = load_dataset(settings)
-    return dataclasses.replace(
-        everything, train=train[number], validation=validation[number], natural_ids=None
-    )
+    return _parts(settings, parts, seed)[number]
 
 
 @functools.lru_cache(maxsize=4)
-def _parts(settings: DataSettings, parts: int, seed: int) -> tuple[list[Split], list[Split]]:
-    whole = load_dataset(settings)
-    rows = partition(whole, settings, parts, seed)
-    held_out = partition_like(
-        whole.validation.labels.numpy(), whole.train.labels.numpy(), rows, seed
-    )
-    return [whole.train.take(r) for r in rows], [whole.validation.take(r) for r in held_out]
+def _parts(settings: DataSettings, parts: int, seed: int) -> list[Dataset]:
+    everything = load_dataset(settings)
+    labels = everything.train.labels.numpy()
+    rows = partition(everything, settings, parts, seed)
+
+    def alike(split: Split) -> list[Split]:
+        drawn = partition_like(split.labels.numpy(), labels, rows, seed)
+        return [split.take(part) for part in drawn]
+
+    return [
+        dataclasses.replace(
+            everything, train=train, validation=validation, test=test, natural_ids=None
+        )
+        for train, validation, test in zip(
+            (everything.train.take(part) for part in rows),
+            alike(everything.validation),
+            alike(everything.test),
+            strict=True,
+        )
+    ]
 
 
 def device_class(node_config: Config, classes: tuple[str, ...]) -> str:

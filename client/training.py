@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from client.device import resident
+from client.objective import Objective, add_proximal
 from data import Augment, Dataset, augmented_batch
+from supernet.layout import layout_of
 from supernet.norms import needs_calibration
 from supernet.streams import Purpose, torch_stream
 from supernet.wire import LocalTraining
@@ -55,8 +56,11 @@ def train(
     round: int,  # noqa: A002
     name: str,
     precision: str = "float32",
+    objective: Objective | None = None,
 ) -> TrainingResult:
-    """Train a subnet in place on a client's training split.
+    """Train a network in place on a client's training split.
+
+    Parameters that ask for no gradient stay as they are.
 
     Parameters
     ----------
@@ -72,7 +76,11 @@ def train(
         Identify the random streams of order and augmentation.
     precision
         ``bfloat16`` does matrix products and convolutions in it (autocast) and lays images out
-        with their channels last; weights, gradients and the optimiser stay float32.
+        with their channels last, which else :func:`supernet.layout.layout_of` decides; weights,
+        gradients and the optimiser stay float32.
+    objective
+        What adds a batch's gradients to the module's parameters, at the same precision; by default
+        the cross-entropy of the whole module.
 
     Raises
     ------
@@ -86,11 +94,13 @@ def train(
         raise ValueError("norm = 'batch' needs at least two training images and batch-size >= 2")
     device = next(module.parameters()).device
     fast = precision == "bfloat16"
-    layout = torch.channels_last if fast else torch.contiguous_format
-    if fast:
+    layout = torch.channels_last if fast else layout_of(module)
+    if layout is torch.channels_last:
         module.to(memory_format=layout)
     split = resident(data.train, device)
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    received = [p.detach().clone() for p in parameters] if local.proximal else []
+    objective = objective or Objective(module, local, precision=precision)
     optimiser = torch.optim.SGD(
         parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
     )
@@ -101,14 +111,13 @@ def train(
     for rows in batch_indices(len(data.train), local, order, merge_single=merge_single):
         some = split.images[rows].to(device)
         images = augmented_batch(some, augment, data.mean, data.std, draws)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            outputs = module(images.contiguous(memory_format=layout))
-        loss = functional.cross_entropy(outputs.float(), split.labels[rows].to(device))
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        labels = split.labels[rows].to(device)
+        losses.append(objective(images.contiguous(memory_format=layout), labels))
+        if local.proximal:
+            add_proximal(parameters, received, local.proximal)
         if local.clip_norm:
             nn.utils.clip_grad_norm_(parameters, local.clip_norm)
         optimiser.step()
-        losses.append(loss.detach())
         seen += len(rows)
     return TrainingResult(float(torch.stack(losses).mean()), seen)

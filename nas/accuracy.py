@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from data import Dataset, Split, normalise
 from supernet import Architecture, SearchSpace, extract
+from supernet.layout import layout_of
 from supernet.norms import calibrate, needs_calibration
 
 _BATCH = 500
@@ -115,7 +116,6 @@ def batches(
         yield normalise(images, mean, std), split.labels[start:stop].to(device)
 
 
-@torch.inference_mode()
 def score(
     module: nn.Module,
     split: Split,
@@ -141,11 +141,14 @@ def score(
     examples = len(split)
     if not examples:
         raise ValueError("a split without images cannot be scored")
-    device = next(module.parameters()).device
-    prepare(module, calibration, mean, std)
+    device, layout = next(module.parameters()).device, layout_of(module)
+    if layout is torch.channels_last:
+        module.to(memory_format=layout)  # outside of inference mode: it may be trained again
     correct, loss = 0, 0.0
-    for images_batch, labels in batches(split, mean, std, device):
-        logits = module(images_batch)
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    with torch.inference_mode():
+        prepare(module, calibration, mean, std)
+        for images_batch, labels in batches(split, mean, std, device):
+            logits = module(images_batch.contiguous(memory_format=layout))
+            correct += int((logits.argmax(dim=1) == labels).sum())
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
     return Score.of(correct, loss / examples, examples)

@@ -131,7 +131,7 @@ def _coverage(story: Story) -> list[str]:
         f"The smallest subnet got {least:.1%} of the assignments, the largest {most:.1%}; the "
         "lower panel shows how the others spread between the two."
     )
-    if hardly_trained(story.summary["coverage"]):
+    if hardly_trained(story.summary):
         said += (
             " Grey ranges got hardly any: the accuracy of a subnet there rests on weights that "
             "other subnets trained."

@@ -216,7 +216,7 @@ def _draw_coverage(top: "Axes", low: "Axes", story: Story, theme: Theme) -> None
         color=theme.ends,
         label="the smallest, the largest",
     )
-    for index, (start, end) in enumerate(hardly_trained(ranges)):
+    for index, (start, end) in enumerate(hardly_trained(story.summary)):
         for axes in (top, low):
             axes.axvspan(
                 start / 1e6,

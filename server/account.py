@@ -61,6 +61,7 @@ def round_row(
                 "loss": entry.loss,
                 "examples": entry.examples,
                 "images": entry.images,
+                "mac_images": entry.mac_images,
                 "seconds": entry.seconds,
                 "own_accuracy": scores.get(0),
                 "smallest_accuracy": scores.get(1),

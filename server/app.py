@@ -14,6 +14,7 @@ from data import DataError, Dataset, load_dataset
 from server.evaluation import score_ladder
 from server.finale import print_finale, summarise
 from server.newest import FAILED, FINISHED, INTERRUPTED, RUNNING
+from server.personal import personalise_by_nodes
 from server.progress import Progress
 from server.pulling import PromptGrid
 from server.retries import retry_pulls_soon
@@ -40,6 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         if context.run_config.get("score-run"):
             score_by_nodes(context.run_config, grid, Progress())
+        elif context.run_config.get("personalise-run"):
+            personalise_by_nodes(context.run_config, grid, Progress())
         else:
             writer = f"run {context.run_id}"
             run_training(prepare(context.run_config), grid, Progress(), writer)
@@ -77,11 +80,18 @@ def prepare(values: Mapping[str, Scalar]) -> Prepared:
         One sentence that names the setting, file or field, its value and what is allowed.
     """
     settings = check_settings(values)
-    if settings.score_run:
-        raise SettingsError(
-            f"score-run = {settings.score_run!r}: scoring is no training; use "
-            "superfednas.score_nodes, `superfednas score` or `flwr run`"
-        )
+    for key, given, instead in (
+        ("score-run", settings.score_run, "superfednas.score_nodes, `superfednas score`"),
+        (
+            "personalise-run",
+            settings.personalise_run,
+            "superfednas.personalise, `superfednas personalise`",
+        ),
+    ):
+        if given:
+            raise SettingsError(
+                f"{key} = {given!r}: that is no training; use {instead} or `flwr run`"
+            )
     run, changed = None, ""
     if settings.resume:
         run = RunFolder.open(settings.resume)
@@ -198,7 +208,8 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
         last = evaluations[-1] if evaluations else None
     if data is not None and last is not None:
         run.append(last)
-    summary = summarise(space, strategy.rows, settings.rounds)
+    as_assigned = not settings.subnets.drawn
+    summary = summarise(space, strategy.rows, settings.rounds, as_assigned=as_assigned)
     run.append(summary)
     run.finish(state, settings.rounds)
     strategy.expose()

@@ -121,6 +121,10 @@ class Policy(ABC):
         most = max(self._size(arch) for arch in assignment.values())
         return [name for name, arch in assignment.items() if self._size(arch) == most]
 
+    def shift(self, round: int) -> int:  # noqa: A002
+        """Channels by which the windows of a round's subnets are moved in the supernet."""
+        return 0
+
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as JSON values."""
         return {}

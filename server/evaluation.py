@@ -101,10 +101,16 @@ def coverage(space: SearchSpace, rounds: Sequence[Row]) -> list[Row]:
     ]
 
 
-def hardly_trained(ranges: Sequence[Row]) -> list[tuple[int, int]]:
-    """Join neighbouring ranges with fewer than 1% of the assignments."""
+def hardly_trained(summary: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Join neighbouring ranges of a summary row with fewer than 1% of the assignments.
+
+    Where clients train other subnets than the assigned ones, the server does not know which, and
+    names none.
+    """
     joined: list[tuple[int, int]] = []
-    for entry in ranges:
+    if not summary.get("as_assigned", True):
+        return joined
+    for entry in summary["coverage"]:
         if entry["share"] >= HARDLY:
             continue
         if joined and joined[-1][1] == entry["from"]:

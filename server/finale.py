@@ -13,8 +13,13 @@ from supernet import SearchSpace
 Row = dict[str, Any]
 
 
-def summarise(space: SearchSpace, rows: Sequence[Row], rounds: int) -> Row:
-    """Return the run's ``summary`` row: cost, replies, coverage and spread over clients."""
+def summarise(
+    space: SearchSpace, rows: Sequence[Row], rounds: int, *, as_assigned: bool = True
+) -> Row:
+    """Return the run's ``summary`` row: cost, replies, coverage and spread over clients.
+
+    ``as_assigned`` is False where clients train other subnets than those that they are assigned.
+    """
     done = [row for row in rows if row["kind"] == "round"]
     clients = [client for row in done for client in row["clients"]]
     reasons: dict[str, int] = {}
@@ -27,12 +32,24 @@ def summarise(space: SearchSpace, rows: Sequence[Row], rounds: int) -> Row:
         "replies": sum(client["accepted"] for client in clients),
         "refused": reasons,
         "bytes": sum(traffic(row) for row in done),
-        # Forward MACs of one image times images trained on, as the paper counts cost.
-        "gmac_images": sum(c["macs"] * c.get("images", 0) for c in clients) / 1e9,
+        "gmac_images": sum(map(mac_images, clients)) / 1e9,
         "seconds": sum(row["seconds"] for row in done),
         "coverage": coverage(space, done),
+        "as_assigned": as_assigned,
         "spread": client_spread(done),
     }
+
+
+def mac_images(client: Mapping[str, Any]) -> int:
+    """Forward MACs of one image times images trained on, as SuperFedNAS counts cost.
+
+    Parameters
+    ----------
+    client
+        A client's entry of a round's row. Rows of runs before there were several subnets a step
+        say only which subnet it was, and how many images.
+    """
+    return int(client.get("mac_images", client["macs"] * client.get("images", 0)))
 
 
 def print_finale(evaluation: Row | None, summary: Row, *, data_name: str, console: Console) -> None:
@@ -72,7 +89,7 @@ def sentences(summary: Row) -> list[str]:
     if summary["refused"]:
         counts = "; ".join(f"{count} × {why}" for why, count in summary["refused"].items())
         said.append(f"Refused replies: {counts}.")
-    ranges = hardly_trained(summary["coverage"])
+    ranges = hardly_trained(summary)
     if ranges:
         named = ", ".join(f"{low / 1e6:.2f} to {high / 1e6:.2f}" for low, high in ranges)
         said.append(

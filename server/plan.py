@@ -25,7 +25,8 @@ from supernet.wire import (
 class RoundPlan:
     """What is fixed before anyone replies: who trains what, and with which weight.
 
-    ``cuts`` has one entry a distinct architecture.
+    ``cuts`` has one entry a distinct architecture; ``moved`` are those that lie elsewhere in the
+    supernet than usual, so that the ladder's subnets are not inside them.
     """
 
     round: int
@@ -39,6 +40,7 @@ class RoundPlan:
     clients: dict[str, Client]
     evaluate: list[Architecture]
     bytes_down: dict[str, int]
+    moved: frozenset[Architecture] = frozenset()
 
     def expected(self, index: int, wire_dtype: str) -> Expected:
         """Return what reply number ``index`` must look like."""
@@ -70,6 +72,7 @@ def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Setting
         precision=s.precision,
         space=s.space,
         local=replace(s.local, lr=plan.lr),
+        subnets=s.subnets,
         privacy=s.privacy,
     )
     # Copied for every client: Flower looks at each key that is set, which takes longer.
@@ -83,7 +86,8 @@ def train_messages(plan: RoundPlan, state: State, outgoing: Outgoing, s: Setting
         plan.bytes_down[name] = len(records[arch][SUBNET].data)
         config, text = common.copy(), arch.to_json()
         config["architecture"] = text
-        config["evaluate"] = encode_list([text, *ladder] if ladder else [])
+        others = [] if arch in plan.moved else ladder
+        config["evaluate"] = encode_list([text, *others] if ladder else [])
         messages.append(
             Message(
                 RecordDict({ARRAYS: records[arch], CONFIG: config}),

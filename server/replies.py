@@ -27,6 +27,7 @@ _LARGEST = sys.float_info.max
 _NPY_HEADER = 1024  # np.save writes 128 bytes before the numbers of a flat array
 _ROW = 128  # characters of one row of an evaluation; three numbers written out have fewer than 70
 _BLOCK = 1 << 16  # numbers judged at a time: what is found stays in the processor's cache
+_NUMBERS = ("num-examples", "loss", "seconds", "images", "mac-images")
 _SAID = 500  # characters of a stranger's text that are repeated
 
 
@@ -63,6 +64,7 @@ class Reply:
     loss: float
     seconds: float
     images: int
+    mac_images: int
     evaluation: tuple[tuple[int, float, float], ...]
     evaluation_examples: int
     source: str
@@ -74,6 +76,14 @@ class Scored:
     """A node's scores: (position in the order, score) pairs, all on the same images."""
 
     scores: tuple[tuple[int, Score], ...]
+    examples: int
+
+
+@dataclass(frozen=True)
+class Personalised:
+    """A node's personalised subnets: (position in the order, initial, personalised accuracy)."""
+
+    rows: tuple[tuple[int, float, float], ...]
     examples: int
 
 
@@ -111,7 +121,7 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         raise BadReply(f"dtype {flat.dtype} in place of {numpy_dtype(expected.wire_dtype)}")
     if not finite(flat, expected.wire_dtype):
         raise BadReply("numbers that are not finite")
-    values = {key: metrics.get(key) for key in ("num-examples", "loss", "seconds", "images")}
+    values = {key: metrics.get(key) for key in _NUMBERS}
     for key, value in values.items():
         # Compared, not converted: an integer may be larger than any float.
         if not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
@@ -125,6 +135,7 @@ def check_reply(message: Message, expected: Expected) -> Reply:
         loss=float(values["loss"]),
         seconds=float(values["seconds"]),
         images=int(values["images"]),
+        mac_images=int(values["mac-images"]),
         evaluation=_evaluation(str(config.get("evaluation", "[]")), expected.evaluated),
         evaluation_examples=evaluation_examples,
         source=_short(config.get("source", "")),
@@ -143,15 +154,7 @@ def check_scores(message: Message, outer: Architecture, ordered: int, validation
         For an error, another architecture, a number of images that is none or more than declared,
         or where a node that has images does not give each subnet one score.
     """
-    _check_error(message)
-    metrics, config = (
-        _record(message, key, kind)
-        for key, kind in ((METRICS, MetricRecord), (CONFIG, ConfigRecord))
-    )
-    if config.get("architecture") != outer.to_json():
-        raise BadReply(
-            f"architecture {_short(config.get('architecture'))} in place of {outer.to_json()}"
-        )
+    metrics, config = _answer(message, outer)
     examples = metrics.get("evaluation-examples", 0)
     if not isinstance(examples, int) or examples < 0:
         raise BadReply(
@@ -168,6 +171,44 @@ def check_scores(message: Message, outer: Architecture, ordered: int, validation
             f"{ordered} (accuracy from 0 to 1, finite loss)"
         )
     return Scored(tuple((i, Score(a, loss, examples)) for i, a, loss in rows), examples)
+
+
+def check_personal(message: Message, outer: Architecture, ordered: int) -> Personalised:
+    """Read the accuracies of ``ordered`` subnets inside ``outer``, before and after fine-tuning.
+
+    Raises
+    ------
+    BadReply
+        For an error, another architecture, weights that came with it, no test images, or where not
+        every subnet has its two accuracies.
+    """
+    metrics, config = _answer(message, outer)
+    if ARRAYS in message.content:
+        raise BadReply("weights came back with it: what is personal stays on the node")
+    examples = metrics.get("personal-examples", 0)
+    if not isinstance(examples, int) or examples < 1:
+        raise BadReply(f"metric personal-examples = {_short(examples)}: must be at least 1")
+    rows = _evaluation(str(config.get("personal", "[]")), ordered)
+    if len({i for i, _, _ in rows}) != ordered or not all(0 <= after <= 1 for _, _, after in rows):
+        raise BadReply(
+            f"{len(rows)} usable rows in place of one for each of {ordered} subnets (accuracies "
+            "from 0 to 1)"
+        )
+    return Personalised(rows, examples)
+
+
+def _answer(message: Message, outer: Architecture) -> tuple[MetricRecord, ConfigRecord]:
+    """Return the records of an errand's reply; ``BadReply`` where it is about something else."""
+    _check_error(message)
+    metrics, config = (
+        _record(message, key, kind)
+        for key, kind in ((METRICS, MetricRecord), (CONFIG, ConfigRecord))
+    )
+    if config.get("architecture") != outer.to_json():
+        raise BadReply(
+            f"architecture {_short(config.get('architecture'))} in place of {outer.to_json()}"
+        )
+    return metrics, config
 
 
 def is_silence(message: Message | None) -> bool:

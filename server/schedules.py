@@ -31,6 +31,14 @@ def constant(start: float, end: float | None = None, rounds: float | None = None
     return lambda t: start
 
 
+def warmed_up(then: Schedule, start: float, rounds: int) -> Schedule:
+    """Rise in equal steps to ``start`` over the first rounds, then follow ``then`` from its 0.
+
+    FedSup's recipe: 20 rounds, then a cosine (Kim and Yun, §4.1).
+    """
+    return lambda t: start * (t + 1) / rounds if t < rounds else then(t - rounds)
+
+
 def _share(t: float, rounds: float) -> float:
     return min(t, rounds) / rounds if rounds > 0 else 1.0
 

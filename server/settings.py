@@ -2,17 +2,30 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data import DataSettings
+from nas.ladder import ladder
 from server.assignment import POLICIES, Fixed, Policy
-from server.schedules import SCHEDULES, Schedule
-from supernet import SearchSpace
+from server.methods import DEFAULT, METHOD_POLICIES, METHODS
+from server.methods.heterofl import WidthLevels
+from server.schedules import SCHEDULES, Schedule, warmed_up
+from supernet import Architecture, SearchSpace
 from supernet.config import Scalar, SettingsError, parse, setting
 from supernet.registry import import_object
-from supernet.wire import PRECISIONS, WIRE_DTYPES, LocalTraining, Privacy, SpaceOptions
+from supernet.wire import (
+    PRECISIONS,
+    WIRE_DTYPES,
+    FineTuning,
+    LocalSubnets,
+    LocalTraining,
+    Privacy,
+    SpaceOptions,
+)
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
+_IN_PLACE = ("resume", "from-run", "score-run", "personalise-run")
 ROBUST = ("trimmed-mean", "median", "clip", "defl")
 AVERAGINGS = ("maxnet", "overlap", *ROBUST)
 
@@ -28,9 +41,16 @@ class Settings:
     )
     seed: int = setting(0, "seed of every random choice of the run", low=0)
 
+    method: str = setting(
+        DEFAULT.name,
+        "what the settings that are auto stand for; `superfednas methods` says what each does",
+        choices=tuple(METHODS),
+    )
     assignment: str = setting(
-        "tracking-sandwich",
-        "who trains which subnet: " + ", ".join(POLICIES) + ", or module:Class of your own",
+        "auto",
+        "who trains which subnet: auto (the method's), "
+        + ", ".join((*POLICIES, *METHOD_POLICIES))
+        + ", or module:Class of your own",
     )
     architecture: str = setting(
         "largest",
@@ -42,20 +62,21 @@ class Settings:
         "'phone:0.3,tablet:0.6,hub:1'",
     )
     averaging: str = setting(
-        "maxnet",
-        "maxnet (the largest weighs β), overlap (all weigh the same), or against bad replies, "
-        "without β: trimmed-mean, median, clip (long updates are shortened), defl (outliers of "
-        "gradient norms and directions are left out or weigh less); these four hold a round's "
-        "replies in memory, clients-per-round times a subnet's bytes",
-        choices=AVERAGINGS,
+        "auto",
+        "auto (the method's), maxnet (the largest weighs β), overlap (all weigh the same), or "
+        "against bad replies, without β: trimmed-mean, median, clip (long updates are shortened), "
+        "defl (outliers of gradient norms and directions are left out or weigh less); these four "
+        "hold a round's replies in memory, clients-per-round times a subnet's bytes",
+        choices=("auto", *AVERAGINGS),
     )
     trim_share: float = setting(
         0.2, "trimmed-mean: share of replies cut from either end, at least one", above=0, high=0.5
     )
     weighting: str = setting(
-        "uniform",
-        "uniform, or examples: weights are multiplied by each client's share of images",
-        choices=("uniform", "examples"),
+        "auto",
+        "uniform, examples (weights are multiplied by each client's share of images), or auto (the "
+        "method's)",
+        choices=("auto", "uniform", "examples"),
     )
     beta_schedule: str = setting("cosine", "how β falls", choices=SCHEDULE_NAMES)
     beta_start: float = setting(0.9, "β of the first round", above=0, high=1)
@@ -66,6 +87,9 @@ class Settings:
 
     lr_schedule: str = setting("constant", "learning rate over rounds", choices=SCHEDULE_NAMES)
     lr_end: float = setting(0.0, "learning rate after the last round of its schedule", low=0)
+    warmup_rounds: int = setting(
+        0, "rounds over which the learning rate rises to lr, before its schedule begins", low=0
+    )
 
     evaluate_every: int = setting(5, "rounds between evaluations of the ladder; 0 is never", low=0)
     evaluate_on: str = setting(
@@ -150,13 +174,47 @@ class Settings:
         "training; its own settings then count",
     )
     score_subnets: int = setting(40, "subnets that the nodes score", low=8)
+    personalise_run: str = setting(
+        "",
+        "run folder whose subnets the nodes fine-tune on their own images and keep, in place of "
+        "training; its own settings then count",
+    )
+    personal_subnets: str = setting(
+        "ladder",
+        "which of them: ladder, widths (the width levels), a number of random ones (nodes then "
+        "only report), or one architecture",
+    )
     checkpoint_every: int = setting(1, "rounds between checkpoints", low=1)
     keep_checkpoints: int = setting(3, "checkpoints kept", low=1)
 
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
+    subnets: LocalSubnets = field(default_factory=LocalSubnets)
+    tuning: FineTuning = field(default_factory=FineTuning)
     privacy: Privacy = field(default_factory=Privacy)
     data: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        """Put the method's values in place of ``auto``, so that nobody else needs to know of it."""
+        of = {**DEFAULT.settings, **METHODS[self.method].settings}
+        if self.averaging in ROBUST:
+            of["weighting"] = "uniform"
+        own, space = self.subnets, self.space
+        subnets = replace(
+            own,
+            local_subnets=_of(own.local_subnets, of["local-subnets"]),
+            subnets_per_step=own.subnets_per_step or int(of["subnets-per-step"]),
+        )
+        distil = of["distil"] if subnets.largest_first else "off"
+        subnets = replace(subnets, distil=_of(own.distil, distil))
+        for name, value in {
+            "assignment": _of(self.assignment, of["assignment"]),
+            "averaging": _of(self.averaging, of["averaging"]),
+            "weighting": _of(self.weighting, of["weighting"]),
+            "space": replace(space, space=_of(space.space, of["space"])),
+            "subnets": subnets,
+        }.items():
+            object.__setattr__(self, name, value)
 
     def beta(self) -> Schedule | None:
         """β over rounds counted from 0, or None for averages that have none."""
@@ -172,13 +230,29 @@ class Settings:
 
     def lr(self) -> Schedule:
         """Return the learning rate over rounds counted from 0."""
-        return SCHEDULES[self.lr_schedule](self.local.lr, self.lr_end, self.rounds)
+        rounds = max(0, self.rounds - self.warmup_rounds)
+        schedule = SCHEDULES[self.lr_schedule](self.local.lr, self.lr_end, rounds)
+        return warmed_up(schedule, self.local.lr, self.warmup_rounds)
 
     def policy(self, space: SearchSpace) -> Policy:
-        """Return the assignment policy."""
+        """Return the assignment policy; ``ValueError`` where the space is not one for it."""
         if self.assignment == "fixed":
             return Fixed(space, self.seed, space.parse(self.architecture))
-        return _policy_class(self.assignment)(space, self.seed)
+        kind = _policy_class(self.assignment)
+        if issubclass(kind, WidthLevels):
+            return kind(space, self.seed, self.subnets.levels(space))
+        if self.subnets.local_subnets == "widths":
+            self.subnets.levels(space)  # what no client could do is said before any starts
+        return kind(space, self.seed)
+
+    def rungs(self, space: SearchSpace) -> dict[str, Architecture]:
+        """Return the subnets that evaluations look at, by rising cost: those that are trained.
+
+        Of a method of width levels these levels, else the ladder.
+        """
+        if issubclass(_policy_class(self.assignment), WidthLevels):
+            return self.subnets.named_levels(space)
+        return ladder(space, self.ladder)
 
     @functools.cached_property
     def device_shares(self) -> dict[str, float]:
@@ -197,12 +271,17 @@ class Settings:
         return shares
 
 
+def _of(given: str, stands_for: Scalar) -> Any:
+    return stands_for if given == "auto" else given
+
+
 def _policy_class(name: str) -> type[Policy]:
-    if name in POLICIES:
-        return POLICIES[name]
+    known = {**POLICIES, **METHOD_POLICIES}
+    if name in known:
+        return known[name]
     if ":" not in name:
         raise SettingsError(
-            f"assignment = {name!r}: must be one of {', '.join(POLICIES)}, or module:Class"
+            f"assignment = {name!r}: must be one of {', '.join(known)}, or module:Class"
         )
     try:
         found = import_object(name, "assignment")
@@ -224,7 +303,7 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
     settings = parse(Settings, values)
     _policy_class(settings.assignment)
     _ = settings.device_shares
-    exclusive = [key for key in ("resume", "from-run", "score-run") if values.get(key)]
+    exclusive = [key for key in _IN_PLACE if values.get(key)]
     if len(exclusive) > 1:
         given = " and ".join(f"{key} = {values[key]!r}" for key in exclusive)
         raise SettingsError(f"{given}: only one of them can be given")
@@ -245,6 +324,11 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
         raise SettingsError(
             f"weighting = {settings.weighting!r}: averaging = {settings.averaging!r} counts every "
             "reply once, so weighting must be 'uniform'"
+        )
+    if settings.subnets.distil == "on" and not settings.subnets.largest_first:
+        raise SettingsError(
+            "distil = 'on': the largest must be among a step's subnets, which takes local-subnets "
+            "'space' or 'widths', subnets-per-step of at least 3 and local-sandwich"
         )
     if settings.privacy.dp_noise and not settings.privacy.dp_clip:
         raise SettingsError(

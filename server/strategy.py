@@ -16,7 +16,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from data import Dataset
-from nas.ladder import ladder
 from server.account import round_metrics, round_row
 from server.assignment import Client, Policy, round_weights, sample_clients
 from server.averaging import Averaging
@@ -84,7 +83,7 @@ class SupernetStrategy(Strategy):
         self.data = data if settings.evaluate_on != "clients" else None
         self.progress = Progress() if progress is None else progress
         self._telling = Telling(settings, self.space, self.progress.note)
-        self.ladder = ladder(self.space, settings.ladder)
+        self.ladder = settings.rungs(self.space)
         self.state: State = {}
         self.rows: list[Row] = []
         self.roster = Roster(
@@ -295,25 +294,32 @@ class SupernetStrategy(Strategy):
             examples if self.settings.weighting == "examples" else None,
         )
         evaluate = self._to_evaluate(number)
+        cuts = self._cuts_of(number, assignment.values())
+        shift = self.policy.shift(number)
         plan = RoundPlan(
             round=number,
             beta=beta,
             lr=self._lr(number - 1),
             nodes={client.name: nodes[client.name] for client in clients},
             assignment=assignment,
-            cuts=self._cuts_of(assignment.values()),
+            cuts=cuts,
             favoured=favoured,
             weights=weights,
             clients={client.name: client for client in clients},
             evaluate=evaluate,
             bytes_down={},
+            moved=frozenset(a for a in cuts if shift and cuts[a] != self.space.boxes(a)),
         )
         self._plan = plan
         return plan, train_messages(plan, self.state, self._outgoing, self.settings)
 
-    def _cuts_of(self, architectures: Iterable[Architecture]) -> dict[Architecture, Cut]:
+    def _cuts_of(
+        self, number: int, architectures: Iterable[Architecture]
+    ) -> dict[Architecture, Cut]:
         """Return the cuts of a round's architectures: those of the round before are kept."""
-        before = {} if self._plan is None else self._plan.cuts
+        if shift := self.policy.shift(number):
+            return {a: Cut(self._shapes, self.space.rolled(a, shift)) for a in set(architectures)}
+        before = {} if self._plan is None or self._plan.moved else self._plan.cuts
         return {
             arch: before.get(arch) or Cut(self._shapes, self.space.boxes(arch))
             for arch in set(architectures)
@@ -356,7 +362,8 @@ class SupernetStrategy(Strategy):
         """Return the architectures that clients score on what they receive, beside their own."""
         if not self._due(number):
             return []
-        return [self.space.smallest] if self.data is not None else list(self.ladder.values())
+        rungs = list(self.ladder.values())
+        return rungs[:1] if self.data is not None else rungs
 
     # Replies
 

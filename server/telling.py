@@ -39,6 +39,7 @@ class Telling:
             f"{space.macs(space.smallest) / 1e6:.2f} to {space.macs(space.largest) / 1e6:.2f} "
             f"MMACs, norm {space.norm}",
             f"{s.rounds} rounds, {s.clients_per_round} clients a round, {s.assignment}, {rule}",
+            *self._locally(),
             f"local SGD: lr {s.local.lr:g} ({s.lr_schedule}), "
             + (
                 f"{s.local.local_steps} steps"
@@ -54,6 +55,17 @@ class Telling:
                 f"clients-per-round = {s.clients_per_round}: {s.assignment} then trains only the "
                 "ends of the space; use 3 or more, or assignment = 'random'"
             )
+
+    def _locally(self) -> list[str]:
+        """Say which subnets a client trains, where it is not what it gets."""
+        own = self._settings.subnets
+        if not own.drawn:
+            return []
+        among = "the smallest and the largest among them, " if own.largest_first else ""
+        return [
+            f"every step trains {own.subnets_per_step} subnets of what a client gets "
+            f"(local-subnets {own.local_subnets}), {among}distillation {own.distil}"
+        ]
 
     def few_clients(self, number: int, there: int, wanted: int) -> None:
         """Say that a round has fewer clients than it should."""

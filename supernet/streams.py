@@ -22,6 +22,7 @@ class Purpose(enum.IntEnum):
     AUGMENT = 4
     PARTITION = 5
     SPLIT = 6
+    LOCAL_SUBNETS = 7
 
 
 def name_key(name: str) -> int:

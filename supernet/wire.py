@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from supernet.architecture import Shape
+from supernet.architecture import Architecture, Shape
 from supernet.config import setting
 from supernet.norms import NORMS
 from supernet.registry import load_space
 from supernet.space import SearchSpace
 
-PROTOCOL = 3
+PROTOCOL = 4
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 SUBNET = "subnet"
 STILL_THERE = "still-there"  # a query that asks for nothing but an answer
@@ -39,6 +39,8 @@ _WIRE: dict[str, tuple[torch.dtype, np.dtype]] = {
 }
 WIRE_DTYPES = tuple(_WIRE)
 PRECISIONS = ("float32", "bfloat16")
+DEFAULT_SPACE = "resnet-tiny"
+SANDWICH = 3  # subnets a step from which the smallest and the largest are among them
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class SpaceOptions:
     """Which search space, for which images."""
 
     space: str = setting(
-        "resnet-tiny", "search space: a name of `superfednas spaces`, or module:Class"
+        "auto",
+        "search space: a name of `superfednas spaces`, or module:Class; auto is resnet-tiny, or "
+        "mobilenetv1-tiny for a method of elastic output widths",
     )
     norm: str = setting(
         "group", "norm layers: group (8 channels a group), none, batch", choices=NORMS
@@ -58,7 +62,7 @@ class SpaceOptions:
     def load(self) -> SearchSpace:
         """Return the space; raises ``ValueError`` naming a wrong option."""
         return load_space(
-            self.space,
+            DEFAULT_SPACE if self.space == "auto" else self.space,
             num_classes=self.num_classes,
             in_channels=self.in_channels,
             image_size=self.image_size,
@@ -77,6 +81,98 @@ class LocalTraining:
     local_epochs: int = setting(3, "epochs over a client's own images a round", low=1)
     local_steps: int = setting(0, "steps a round in place of epochs; 0 uses local-epochs", low=0)
     batch_size: int = setting(16, "images a step", low=1)
+    label_smoothing: float = setting(
+        0.0, "share of every label that is spread over all classes", low=0, high=0.99
+    )
+    proximal: float = setting(
+        0.0,
+        "FedProx: weight of half the squared distance to the weights received; 0 is off",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
+class LocalSubnets:
+    """Which subnets a client trains of the weights that it was sent.
+
+    Received whole, or several subnets on shared weights (FedSup: Kim and Yun, §3.3; FjORD: arXiv
+    2102.13451, algorithm 1). ``auto`` and 0 stand for what the run's method says; an order holds
+    what they stand for (one that says nothing means what was received).
+    """
+
+    local_subnets: str = setting(
+        "auto",
+        "what a client trains: received (all it was sent), space (subnets drawn inside it at every "
+        "step), widths (as space, from the width levels), auto (the method's)",
+        choices=("auto", "received", "space", "widths"),
+    )
+    subnets_per_step: int = setting(
+        0, "subnets whose gradients a step adds up (FedSup's M); 0 is the method's", low=0, high=64
+    )
+    local_sandwich: bool = setting(
+        True, "with three or more subnets a step, the smallest and the largest are among them"
+    )
+    distil: str = setting(
+        "auto",
+        "in-place distillation: a step's other subnets learn the largest's predictions in place of "
+        "labels (on, off, auto: the method's)",
+        choices=("auto", "on", "off"),
+    )
+    width_levels: str = setting(
+        "", "comma list of the shares of width in use, as in '0.25,0.5,1'; empty is all of a space"
+    )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether clients draw what they train, in place of all that they received."""
+        return self.local_subnets in ("space", "widths")
+
+    @property
+    def largest_first(self) -> bool:
+        """Whether every step trains the largest too: it goes first, the smallest second."""
+        return self.drawn and self.local_sandwich and self.subnets_per_step >= SANDWICH
+
+    def levels(self, space: SearchSpace) -> list[Architecture]:
+        """Return the subnets of these width levels, rising.
+
+        Raises
+        ------
+        ValueError
+            Where the space has no elastic output widths, or not these.
+        """
+        try:
+            asked = [float(part) for part in self.width_levels.split(",") if part.strip()]
+        except ValueError:
+            raise ValueError(
+                f"width-levels = {self.width_levels!r}: must be a comma list of numbers"
+            ) from None
+        shares = sorted(set(asked or space.width_shares or [1.0]))
+        return [space.at_width(share) for share in shares]
+
+    def named_levels(self, space: SearchSpace) -> dict[str, Architecture]:
+        """Return :meth:`levels` by name: ``width .25`` and so on, ``largest``."""
+        share_of = {space.at_width(share): share for share in space.width_shares}
+        return {
+            "largest" if arch == space.largest else f"width {share_of[arch]:g}": arch
+            for arch in self.levels(space)
+        }
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a client makes a subnet its own after training (Kim and Yun, §4.1)."""
+
+    fine_tune: str = setting(
+        "head",
+        "what personalisation trains: head (the classifier), body (all but that), all",
+        choices=("head", "body", "all"),
+    )
+    fine_tune_epochs: int = setting(
+        5, "epochs of personalisation on a client's own training images", low=1
+    )
+    fine_tune_lr: float = setting(
+        0.0, "learning rate of personalisation; 0 is lr. There is no momentum in it", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +208,10 @@ class TrainOrder:
     precision: str = setting("float32", "of a client's matrix products", choices=PRECISIONS)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     local: LocalTraining = field(default_factory=LocalTraining)
+    subnets: LocalSubnets = field(default_factory=LocalSubnets)
+    personalise: bool = setting(False, "fine-tune the subnets to evaluate, and score them again")
+    keep: bool = setting(True, "keep what was personalised in the node's state-dir")
+    tuning: FineTuning = field(default_factory=FineTuning)
     privacy: Privacy = field(default_factory=Privacy)
 
 

@@ -143,10 +143,12 @@ def fleet(
     nodes: int,
     supernode: Sequence[str] = (str(BIN / "flower-supernode"),),
     superlink_options: Sequence[str] = (),
+    node_config: str = "",
 ) -> Iterator[Fleet]:
     """Run a SuperLink (see :func:`superlink`) and supernodes that share a data set.
 
-    Every node's environment names its own number in ``NODE``.
+    Every node's environment names its own number in ``NODE``; ``node_config`` is more of what each
+    is told, with its number in place of ``{node}``.
     """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(superlink(home, env, superlink_options))
@@ -156,7 +158,8 @@ def fleet(
                 "--insecure",
                 f"--superlink={found.address}",
                 f"--clientappio-api-address=127.0.0.1:{port}",
-                f"--node-config=partition-id={number} num-partitions={nodes}",
+                f"--node-config=partition-id={number} num-partitions={nodes} "
+                + node_config.format(node=number),
             ]
             found.node_commands.append(node)
             found.nodes.append(

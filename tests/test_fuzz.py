@@ -178,7 +178,14 @@ def an_architecture(drawn: tuple[int, str]) -> None:
 # Replies
 
 ORDER = Message(RecordDict(), dst_node_id=7, message_type="train", group_id="3")
-METRICS = {"num-examples": 11, "loss": 0.5, "seconds": 0.25, "images": 33, "round": 3}
+METRICS = {
+    "num-examples": 11,
+    "loss": 0.5,
+    "seconds": 0.25,
+    "images": 33,
+    "mac-images": 330,
+    "round": 3,
+}
 TEXTS = {
     "architecture": EXPECTED.arch.to_json(),
     "evaluation": "[[0, 0.5, 1.5]]",

@@ -58,7 +58,14 @@ def app(message: Message, context: Context) -> Message:
     number = int(str(order["round"]))
     if fate(number, name)[0] == "gone":
         raise ConnectionError("gone")
-    metrics = {"num-examples": 20, "images": 0, "loss": 1.0, "seconds": 0.0, "round": number}
+    metrics = {
+        "num-examples": 20,
+        "images": 0,
+        "mac-images": 0,
+        "loss": 1.0,
+        "seconds": 0.0,
+        "round": number,
+    }
     config = {"architecture": str(order["architecture"]), "source": "", "source-root": ""}
     return Message(
         Records(

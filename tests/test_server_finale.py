@@ -111,9 +111,15 @@ def test_neighbouring_ranges_below_one_in_a_hundred_are_joined() -> None:
         {"from": 1000 + 100 * k, "to": 1100 + 100 * k, "share": share}
         for k, share in enumerate(given_shares)
     ]
-    assert hardly_trained(ranges) == [(1000, 1200), (1300, 1400), (1600, 1900)]
-    assert hardly_trained([r | {"share": 0.1} for r in ranges]) == []
-    assert hardly_trained([r | {"share": 0.0} for r in ranges]) == [(1000, 2000)]
+
+    def found(**more: Any) -> list[tuple[int, int]]:
+        return hardly_trained({"coverage": [r | more for r in ranges]})
+
+    assert found() == [(1000, 1200), (1300, 1400), (1600, 1900)]
+    assert found(share=0.1) == []
+    assert found(share=0.0) == [(1000, 2000)]
+    # Of subnets that clients draw for themselves nothing is known.
+    assert hardly_trained({"coverage": ranges, "as_assigned": False}) == []
 
 
 # Spread

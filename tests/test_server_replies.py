@@ -37,7 +37,14 @@ class Named(Architecture):
 ORDER = Message(RecordDict(), dst_node_id=7, message_type="train", group_id="3")
 EXPECTED = Expected("5", 3, Named(1), {"w": (2, 2), "b": (3,)}, "float32", 3, 11, 8)
 LENGTH = 2 * 2 + 3
-METRICS = {"num-examples": 11, "loss": 0.5, "seconds": 0.25, "images": 33, "round": 3}
+METRICS = {
+    "num-examples": 11,
+    "loss": 0.5,
+    "seconds": 0.25,
+    "images": 33,
+    "mac-images": 330,
+    "round": 3,
+}
 TEXTS = {"architecture": Named(1).to_json(), "source": "abc", "source-root": "/app"}
 
 
@@ -276,13 +283,13 @@ def test_an_array_of_another_serialisation_is_refused() -> None:
     assert "dtype" in refused(reply(array))
 
 
-@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images"])
+@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images", "mac-images"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, -0.5, [1, 2]])
 def test_metrics_out_of_range_are_refused(key: str, value: Any) -> None:
     assert f"metric {key}" in refused(reply(metrics={key: value}))
 
 
-@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images"])
+@pytest.mark.parametrize("key", ["num-examples", "loss", "seconds", "images", "mac-images"])
 def test_a_missing_metric_is_refused(key: str) -> None:
     assert f"metric {key} = None" in refused(reply(drop=(key,)))
 
@@ -404,7 +411,7 @@ def scores(
     return reply(
         metrics={} if examples is None else {"evaluation-examples": examples},
         texts={"evaluation": told, **changes},
-        drop=("arrays", "round", "loss", "seconds", "images", "num-examples"),
+        drop=("arrays", "round", "loss", "seconds", "images", "mac-images", "num-examples"),
     )
 
 

@@ -628,7 +628,7 @@ def test_too_few_subnets_to_learn_from(run: RunFolder) -> None:
 
 
 def test_training_does_not_swallow_score_run(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="score-run = '/a': scoring is no training"):
+    with pytest.raises(SettingsError, match="score-run = '/a': that is no training"):
         superfednas.train(score_run="/a", run_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -22,7 +22,8 @@ class Own(TrackingSandwich):
 
 def test_every_key_of_pyproject_has_the_default_of_settings_and_vice_versa() -> None:
     config = tomllib.loads(PYPROJECT.read_text())["tool"]["flwr"]["app"]["config"]
-    defaults = {k: v for k, v in flatten(Settings()).items() if k not in IN_PROCESS_ONLY}
+    known = settings_of(Settings).items()
+    defaults = {key: known.default for key, known in known if key not in IN_PROCESS_ONLY}
     assert config.keys() == defaults.keys()
     differing = {key for key in config if config[key] != defaults[key]}
     assert not differing
