@@ -20,6 +20,8 @@ from cli.common import (
     show,
 )
 
+_WIDTH = 100
+
 
 @app.command()
 def spaces(
@@ -67,7 +69,9 @@ def spaces(
     if json_:
         show(rows)
     else:
-        Console(highlight=False).print(table)
+        console = Console(highlight=False)
+        console.width = max(console.width, _WIDTH)  # cut off, the numbers would say nothing
+        console.print(table)
 
 
 @app.command()

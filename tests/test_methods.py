@@ -1,6 +1,7 @@
 """The methods: what `auto` stands for, what is refused, and each one's averaging by hand."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,11 @@ from server.methods.fedrolex import RollingWidthLevels
 from server.methods.heterofl import WidthLevels
 from server.settings import Settings, check_settings
 from server.strategy import SupernetStrategy
-from supernet import load_space
+from supernet import SPACES, load_space
 from supernet.config import Scalar, SettingsError, flatten, parse
 from supernet.mobilenet import MobileNetSpace
 from supernet.wire import PROTOCOL
+from tests.processes import ROOT
 from tests.training import Quiet, node_configs, order_of, ready, rounds_of
 
 torch.set_num_threads(1)
@@ -386,3 +388,35 @@ def test_windows_that_come_back_leave_no_trace() -> None:
         state, _, _ = run_stubs({"method": "fedrolex", "rounds": rounds, **values})
         pointwise = state["stages.0.0.pointwise.weight"][:, 0, 0, 0]
         np.testing.assert_array_equal(pointwise, [low] * 8 + [high] * 8)
+
+
+# What is written down
+
+
+def test_the_readmes_table_says_what_the_methods_say() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for method in METHODS.values():
+        name = f"[`{method.name}`](server/methods/{method.name}.py)"
+        name += " (default)" if method.name == Settings().method else ""
+        cells = [name, method.source, method.sends, method.trains, method.averages]
+        assert f"| {' | '.join(cells)} |" in readme
+        assert (ROOT / "server" / "methods" / f"{method.name}.py").is_file()
+
+
+def test_the_page_of_methods_says_what_auto_stands_for() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    keys = re.search(r"^\| method \| (.*) \|$", page, re.MULTILINE)
+    assert keys is not None
+    for name in METHODS:
+        flat = flatten(Settings(method=name))
+        stands = [str(flat[key.strip("`")]) for key in keys.group(1).split(" | ")]
+        assert f"| `{name}` | {' | '.join(stands)} |" in page
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name.startswith("mobilenet")])
+def test_the_page_of_methods_says_what_the_spaces_hold(name: str) -> None:
+    page, of = (ROOT / "docs" / "methods.md").read_text("utf-8"), load_space(name)
+    ends = of.smallest, of.largest
+    macs = " to ".join(f"{of.macs(arch) / 1e6:.2f}" for arch in ends)
+    params = " to ".join(f"{of.params(arch):,}" for arch in ends)
+    assert f"| `{name}` | {of.size:,} | {macs} | {params} |" in page
