@@ -37,9 +37,11 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     """
     from report.canvas import DARK, LIGHT
     from report.page import page
+    from report.personal_plot import personal_section
     from report.plots import macs_plot, rounds_plot
     from report.search_page import searches_section
     from report.tables import Story
+    from server.personal import personal_files
 
     story = Story.of(run)
     rounds = {theme: rounds_plot(story, theme) for theme in (LIGHT, DARK)}
@@ -48,7 +50,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
         story,
         (rounds[LIGHT], rounds[DARK]),
         (macs[LIGHT], macs[DARK]),
-        searches_section(run.path / "plans"),
+        [*personal_section(personal_files(run)), *searches_section(run.path / "plans")],
     )
 
     folder = run.path / "report" if out is None else out

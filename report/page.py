@@ -64,7 +64,7 @@ def page(
     story: Story,
     rounds: tuple[bytes, bytes],
     macs: tuple[bytes, bytes],
-    searches: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> bytes:
     """Return the page.
 
@@ -74,8 +74,8 @@ def page(
         The run.
     rounds, macs
         The plots as PNG, each for light and for dark paper.
-    searches
-        The section on searches, in HTML.
+    after
+        Sections on what was done after training, in HTML.
     """
     title = f"{story.title} – run report"
     body = [
@@ -87,7 +87,7 @@ def page(
         "<h2>Accuracy against MACs</h2>",
         image(macs, "Accuracy of the ladder against multiply-accumulates"),
         *_coverage(story),
-        *searches,
+        *after,
         "<h2>The run</h2>",
         definitions(facts(story)),
         *_clients(story),

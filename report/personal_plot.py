@@ -1,15 +1,58 @@
-"""The plot of a personalisation: accuracy on the clients' own test images against cost.
+"""What personalisation brought: accuracies on the clients' own test images, before and after.
 
-With some hundred random subnets it is Figure 5 of Kim and Yun (FedSup).
+With some hundred random subnets the plot is Figure 5 of Kim and Yun (FedSup).
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from report.canvas import Theme, head, new_figure, plain, png
+from report.canvas import DARK, LIGHT, Theme, head, new_figure, plain, png
+from report.markup import image, table, text_of
+
+_BARS = 20  # more error bars than these hide each other
+_APART = 0.004  # of the dearest subnet's cost: two bars of one subnet stand side by side
+_ROWS = 20
 
 
-def personal_plot(table: Mapping[str, Any], theme: Theme) -> bytes:
+def personal_section(files: list[Path]) -> list[str]:
+    """Return the page's section on the newest personalisation; nothing where there is none.
+
+    Parameters
+    ----------
+    files
+        What :func:`server.personal.personal_files` found.
+    """
+    if not files:
+        return []
+    title = f"<h2>Personalised on the clients</h2><p>{text_of(files[-1].name)}</p>"
+    try:
+        found = json.loads(files[-1].read_text("utf-8"))
+        plots = personal_plot(found, LIGHT), personal_plot(found, DARK)
+        lines = [
+            [
+                row["name"],
+                f"{row['macs'] / 1e6:.2f}",
+                *(said(row[which]) for which in ("initial", "personalised")),
+                str(len(row["clients"])),
+            ]
+            for row in found["subnets"][:_ROWS]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [title, f"<p>Unreadable: {text_of(f'{type(error).__name__}: {error}')}</p>"]
+    headings = ["subnet", "MMACs", "initial", "personalised", "clients"]
+    caption = "Accuracy on the clients' own test images, mean ± s.d. over clients"
+    alt = "Accuracy before and after personalisation against multiply-accumulates"
+    return [title, image(plots, alt), table(headings, lines, caption)]
+
+
+def said(spread: Mapping[str, float]) -> str:
+    """Return a mean and its spread over clients."""
+    return f"{spread['mean']:.2%} ± {spread['sd']:.2%}"
+
+
+def personal_plot(found: Mapping[str, Any], theme: Theme) -> bytes:
     """Draw what :func:`server.personal.personalise_by_nodes` has written, as a PNG.
 
     Every subnet has two dots, before and after fine-tuning: means over clients. Bars of one
@@ -18,7 +61,7 @@ def personal_plot(table: Mapping[str, Any], theme: Theme) -> bytes:
     figure = new_figure(theme, height=4.6)
     axes = figure.subplots()
     plain(axes, theme)
-    rows = table["subnets"]
+    rows = found["subnets"]
     clients = max(len(row["clients"]) for row in rows)
     few = len(rows) <= _BARS
     head(
@@ -26,14 +69,13 @@ def personal_plot(table: Mapping[str, Any], theme: Theme) -> bytes:
         f"{len(rows)} subnets before and after personalisation",
         f"accuracy on the own test images of {clients} clients, mean"
         + (" ± s.d. over clients" if few else "")
-        + f"; {table['part']}, {table['epochs']} epochs, after {table['rounds']} rounds",
+        + f"; {found['part']}, {found['epochs']} epochs, after {found['rounds']} rounds",
         theme,
     )
-    for which, colour, shift in (("initial", theme.line, -1), ("personalised", theme.accent, 1)):
-        # Side by side, so that the two bars of a subnet can be told apart.
-        width = max(row["macs"] for row in rows) / 1e6 * _APART if few else 0.0
+    apart = max(row["macs"] for row in rows) / 1e6 * _APART if few else 0.0
+    for which, colour, side in (("initial", theme.line, -1), ("personalised", theme.accent, 1)):
         axes.errorbar(
-            [row["macs"] / 1e6 + shift * width for row in rows],
+            [row["macs"] / 1e6 + side * apart for row in rows],
             [row[which]["mean"] * 100 for row in rows],
             yerr=[row[which]["sd"] * 100 for row in rows] if few else None,
             fmt="o",
@@ -46,7 +88,3 @@ def personal_plot(table: Mapping[str, Any], theme: Theme) -> bytes:
     axes.set_ylabel("accuracy (%)")
     axes.legend(frameon=False, labelcolor=theme.ink, loc="lower right")
     return png(figure)
-
-
-_BARS = 20
-_APART = 0.004

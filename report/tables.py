@@ -109,6 +109,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
     return [
         ("rounds", f"{len(story.rounds)} of {s.rounds}"),
         ("clients", f"{s.clients_per_round} a round; {len(seen)} took part"),
+        ("method", s.method),
         ("assignment", s.assignment),
         ("averaging", s.averaging + (", by images" if s.weighting == "examples" else "")),
         ("β", _beta(s)),

@@ -22,6 +22,8 @@ from deploy.card import DeployError
 from deploy.personal import PersonalSubnet, find_personal
 from deploy.runtime import load
 from nas.accuracy import score, subnet_module
+from report.personal_plot import personal_section
+from report.personal_plot import said as said_of
 from server.app import main
 from server.local_grid import LocalGrid
 from server.personal import choose, personal_files, personalise_by_nodes
@@ -321,6 +323,15 @@ def test_an_empty_state_folder_and_an_unknown_subnet_are_one_sentence(
         find_personal(tmp_path / "state" / "0")
 
 
+def test_a_damaged_report_of_the_nodes_is_named_on_the_page(tmp_path: Path) -> None:
+    damaged = tmp_path / "personal-003.json"
+    assert personal_section([]) == []
+    for content in ("{", "[]", json.dumps({"subnets": [{}]})):
+        damaged.write_text(content)
+        section = "".join(personal_section([tmp_path / "personal-002.json", damaged]))
+        assert "personal-003.json" in section and "Unreadable" in section
+
+
 def test_the_verbs(run: RunFolder, tmp_path: Path) -> None:
     state = tmp_path / "state"
     asked = ["personalise", "--run", str(run.path), "--subnets", "smallest", "--epochs", "1"]
@@ -329,6 +340,8 @@ def test_the_verbs(run: RunFolder, tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert [row["name"] for row in said["subnets"]] == ["smallest"]
     assert Path(said["plot"]).read_bytes().startswith(b"\x89PNG")
+    (row,) = said["subnets"]
+    assert said_of(row["initial"]) in "".join(personal_section(personal_files(run)))
     out = str(tmp_path / "mine.pt2")
     exported = ["export", "--state-dir", str(state / "2"), "--format", "torch-export"]
     done = CliRunner().invoke(cli.app, [*exported, "--out", out, "--json"])
