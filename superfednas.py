@@ -105,7 +105,7 @@ def _local_grid(settings: Settings, workers: int, state_dir: str | Path = "") ->
     }
     if state_dir:
         for number, config in enumerate(nodes.values()):
-            config["state-dir"] = str(Path(state_dir).expanduser() / str(number))
+            config["state-dir"] = str(Path(state_dir).expanduser().resolve() / str(number))
     return LocalGrid(client_app, nodes, flatten(settings), workers)
 
 

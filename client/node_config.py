@@ -46,6 +46,11 @@ def check_node_config(config: Config) -> None:
         text = isinstance(value, str) or (key == "name" and type(value) is int)
         if not text or not str(value).strip():
             raise NodeConfigError(f'{key} = {_shown(value)}: must be a text, as in {key}="…"')
+    # Who works for a node may have another current folder.
+    if "state-dir" in config and not Path(str(config["state-dir"])).expanduser().is_absolute():
+        raise NodeConfigError(
+            f"state-dir = {_shown(config['state-dir'])}: must be an absolute path, or begin with ~"
+        )
     flag(config, "tell-classes")
     for key in _COUNTS:
         if key in config and whole(config, key) < 1:

@@ -17,12 +17,14 @@ from torch import nn
 from supernet.architecture import Architecture, Shape
 from supernet.chain import Block
 from supernet.mobilenet_blocks import separable_block
+from supernet.mobilenet_chain import Layers, MobileNetChain
 from supernet.resnet_blocks import head_block, stem_block
 from supernet.resnet_layout import is_list, is_whole
 from supernet.resnet_module import StagedNetwork
 from supernet.slicing import Boxes, Interval, centre, placement_shape, window
 from supernet.space import SearchSpace
 
+_LISTED = 20_000  # options of a stage
 DIMENSIONS = ("depth", "width", "kernel")
 
 
@@ -237,6 +239,41 @@ class MobileNetSpace(SearchSpace):
     def activations(self, arch: Architecture) -> int:
         """Return the most numbers alive at once for one image."""
         return max(block.activations for block in self.blocks(arch))
+
+    @functools.cached_property
+    def chain(self) -> MobileNetChain | None:
+        """The stem and the stages, where no stage has too many options to list them."""
+        layer = len(self.stage_widths[0]) * len(self.kernel_sizes)
+        if max(sum(layer**depth for depth in depths) for depths in self.depths) > _LISTED:
+            return None
+        return MobileNetChain(
+            stem=self.stem,
+            depths=self.depths,
+            widths=self.stage_widths,
+            kernels=self.kernel_sizes,
+            strides=self.strides,
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+            norm=self.norm,
+            compose=self._compose,
+            layers_of=self._stages,
+        )
+
+    @staticmethod
+    def _compose(stages: Sequence[Layers]) -> MobileNetArchitecture:
+        return MobileNetArchitecture(
+            tuple(tuple(width for width, _ in layers) for layers in stages),
+            tuple(tuple(kernel for _, kernel in layers) for layers in stages),
+        )
+
+    @staticmethod
+    def _stages(arch: Architecture) -> list[Layers]:
+        assert isinstance(arch, MobileNetArchitecture)
+        return [
+            tuple(zip(widths, kernels, strict=True))
+            for widths, kernels in zip(arch.width, arch.kernel, strict=True)
+        ]
 
     # Elastic output widths
 

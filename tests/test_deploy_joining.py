@@ -59,6 +59,7 @@ def refusal(text: str) -> str:
             "max-params": st.integers(1, 2**62),
             "device-class": st.from_regex(r"[a-z]{1,8}", fullmatch=True),
             "tell-classes": st.booleans(),
+            "state-dir": st.sampled_from(["/var/lib/kitchen", "~/state"]),
         },
     )
 )
@@ -89,6 +90,8 @@ def test_a_right_node_config_is_taken_and_each_key_misspelt_is_refused(config: d
         ("partition-id=0 num-partitions=2 tell-classes=1", "tell-classes = 1"),
         ('partition-id=0 num-partitions=2 tell-classes="yes"', "must be true or false"),
         ("partition-id=0 num-partitions=2 device-class=3", "device-class = 3: must be a text"),
+        ("partition-id=0 num-partitions=2 state-dir=3", "state-dir = 3: must be a text"),
+        ('name="a" data-path="digits" state-dir="here"', "must be an absolute path"),
         ('name="" data-path="digits"', "name = '': must be a text"),
         ('name=true data-path="digits"', "name = true: must be a text"),
         ('name="a" data-path=5', "data-path = 5: must be a text"),
@@ -96,7 +99,10 @@ def test_a_right_node_config_is_taken_and_each_key_misspelt_is_refused(config: d
         ('name="a" data-path="/nowhere/images"', "no such folder on this machine"),
         ('name="a" data-path="/nowhere:x/images"', "no such folder on this machine"),
         ('name="a" data-path="none"', "no such folder"),
-        ('name="a" data-path="digts"', "also allowed: digits, cifar10, cifar100, hf:NAME"),
+        (
+            'name="a" data-path="digts"',
+            "also allowed: digits, cifar10, cifar100, pathmnist, pneumoniamnist, hf:NAME",
+        ),
         ('name="a" colour="red" data-path="digits"', "known keys: name, data-path,"),
         # As a shell leaves it where the outer quotes were forgotten.
         ("name=kitchen", "texts need quotes within quotes"),
