@@ -30,6 +30,7 @@ from supernet.wire import numpy_dtype
 
 FOLDER = "personal"
 FORMAT = 1
+_AT_A_TIME = 50  # subnets a message: fine-tuning takes long, and each answer says how it goes
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,12 @@ def personalise_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Pro
         f"{tuning.fine_tune}, {tuning.fine_tune_epochs} epochs"
     )
     archs = list(dict.fromkeys(chosen.archs.values()))
-    errands = [e for node, client in clients for e in plan_errands(space, archs, node, client)]
+    errands = [
+        replace(errand, archs=errand.archs[start : start + _AT_A_TIME])
+        for node, client in clients
+        for errand in plan_errands(space, archs, node, client)
+        for start in range(0, len(errand.archs), _AT_A_TIME)
+    ]
 
     def read(reply: Message, errand: Errand) -> Personalised:
         return check_personal(reply, errand.outer, len(errand.archs))
