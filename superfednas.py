@@ -23,12 +23,11 @@ from deploy.card import DeployError
 from deploy.elastic import write_elastic
 from deploy.export import Exported, check_out
 from deploy.export import export as export_module
-from deploy.personal import find_personal
+from deploy.personal import PersonalSubnet, find_personal
 from deploy.plans import find_plan, next_plan, tested
 from deploy.trained import Trained, split_description
 from nas.accuracy import Score
 from nas.costs import Costs
-from nas.ladder import ladder
 from nas.latency import LatencyTable
 from nas.measuring import ScoreBook
 from nas.plan import Plan, PlanError
@@ -280,6 +279,11 @@ def search(
     progress = progress or Silence()
     if trained.unfinished:
         progress.note(f"{trained.unfinished}: the plan will be of its weights as they are now")
+    if trained.only_levels:
+        progress.note(
+            "this run trained width levels alone: other subnets mix weights that were never "
+            "trained together (`superfednas evaluate --arch JSON` measures a level)"
+        )
     table, here = None, False
     if latency_table:
         table = this_device.load_table(latency_table, trained.space)
@@ -305,7 +309,7 @@ def search(
             costs,
             measured=measured,
             book=book,
-            ladder=ladder(trained.space, int(trained.run.settings["ladder"])),
+            ladder=trained.rungs,
             origin={
                 "run": str(trained.run.path),
                 "weights": trained.weights,
@@ -465,7 +469,7 @@ def export(
 
 
 def export_personal(
-    state_dir: str | Path,
+    state_dir: str | Path | PersonalSubnet,
     out: str | Path,
     *,
     arch: str = "",
@@ -477,7 +481,7 @@ def export_personal(
     Parameters
     ----------
     state_dir
-        ``state-dir`` of the node config.
+        ``state-dir`` of the node config, or a subnet of it that is open already.
     out, format, overwrite
         As for :func:`export`.
     arch
@@ -489,7 +493,9 @@ def export_personal(
         Where there is none, or as :func:`export`.
     """
     check_out(format, Path(out), overwrite)
-    subnet = find_personal(state_dir, arch)
+    subnet = state_dir
+    if not isinstance(subnet, PersonalSubnet):
+        subnet = find_personal(subnet, arch)
     return export_module(
         subnet.module(), subnet.card(), subnet.images, format, out, overwrite=overwrite
     )
@@ -514,7 +520,7 @@ def export_elastic(
     space = trained.space
     if plan is not None and plan.weights != trained.weights:
         raise PlanError(f"the plan is of other weights than those of {str(trained.run.path)!r}")
-    rungs = ladder(space, int(trained.run.settings["ladder"]))
+    rungs = trained.rungs
     listed: dict[str, float | None] = {arch.to_json(): None for arch in rungs.values()}
     if plan is not None:
         listed = {e.text: e.score for e in (*plan.ladder, *plan.front, plan.chosen)}

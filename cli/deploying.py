@@ -195,6 +195,7 @@ def export(
 ) -> None:
     """Write a subnet as one file that runs elsewhere, checked on real images before it is kept."""
     import superfednas
+    from deploy.personal import find_personal
     from deploy.plans import find_plan, open_plan
     from deploy.runtime import FORMATS
     from nas.plan import Plan
@@ -230,19 +231,25 @@ def export(
             print(f"{file}: {file.stat().st_size:,} bytes, the whole supernet")
             print(f"menu: {_menu(file)}")
         return
-    target = out or Path(f"subnet{FORMATS[format_]}")
+    target, about = out or Path(f"subnet{FORMATS[format_]}"), ""
     if state_dir is not None:
-        written = superfednas.export_personal(
-            state_dir, target, arch=arch, format=format_, overwrite=overwrite
-        )
+        subnet = find_personal(state_dir, arch)
+        written = superfednas.export_personal(subnet, target, format=format_, overwrite=overwrite)
+        about = subnet.said
     else:
         written = superfednas.export(
             trained or run, arch, target, format=format_, overwrite=overwrite, dataset=dataset
+        )
+    if opened is not None:
+        costs = opened.chosen.costs
+        about = (
+            f"{opened_from}: {costs['macs'] / 1e6:,.2f} MMACs, {costs['params']:,.0f} parameters"
         )
     if json_:
         show(
             {
                 "file": str(written.path),
+                "subnet": about,
                 "format": written.format,
                 "bytes": written.size,
                 "largest_difference": written.difference,
@@ -252,9 +259,8 @@ def export(
             }
         )
         return
-    if opened is not None:
-        costs = opened.chosen.costs
-        print(f"{opened_from}: {costs['macs'] / 1e6:,.2f} MMACs, {costs['params']:,.0f} parameters")
+    if about:
+        print(about)
     print(
         f"{written.path}: {written.size:,} bytes; its logits on {written.images} real images "
         f"differ by at most {written.difference:.1e} from PyTorch's (allowed: "

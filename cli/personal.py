@@ -32,8 +32,8 @@ def personalise(
     subnets: Annotated[
         str,
         typer.Option(
-            help="ladder, widths (the width levels), a number of random ones (clients then only "
-            "report), or one architecture."
+            help="ladder, widths (the width levels), a number of random ones beside the largest "
+            "and the smallest (clients then only report), or one architecture."
         ),
     ] = "ladder",
     part: Annotated[
@@ -55,6 +55,11 @@ def personalise(
     node keeps its subnets in the state-dir of its node config. No weights and no image leave it.
     `superfednas export --state-dir DIR` makes a file of one.
     """
+    if state_dir is not None and subnets.isdecimal():
+        raise ValueError(
+            f"--state-dir: with --subnets {subnets} clients only report, and keep none; name "
+            "ladder, widths or one architecture"
+        )
     import superfednas
     from report.canvas import LIGHT
     from report.personal_plot import personal_plot

@@ -84,8 +84,9 @@ def _with_settings(function: Any) -> Any:
         default = "" if setting.default == "" else f" (default: {setting.default})"
         unsaid = [choice for choice in setting.choices or () if choice not in setting.help]
         choices = f": {', '.join(setting.choices or ())}" if unsaid else ""
+        flag = f"--{key}/--no-{key}" if setting.kind is bool else f"--{key}"
         option = typer.Option(
-            *_NAMES.get(key, (f"--{key}",)),
+            *_NAMES.get(key, (flag,)),
             help=setting.help + choices + default,
             rich_help_panel=panels.get(key, "Run"),
             show_default=False,

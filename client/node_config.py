@@ -5,6 +5,7 @@ message, since a plain ``flower-supernode`` checks nothing.
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,11 +47,8 @@ def check_node_config(config: Config) -> None:
         text = isinstance(value, str) or (key == "name" and type(value) is int)
         if not text or not str(value).strip():
             raise NodeConfigError(f'{key} = {_shown(value)}: must be a text, as in {key}="…"')
-    # Who works for a node may have another current folder.
-    if "state-dir" in config and not Path(str(config["state-dir"])).expanduser().is_absolute():
-        raise NodeConfigError(
-            f"state-dir = {_shown(config['state-dir'])}: must be an absolute path, or begin with ~"
-        )
+    if "state-dir" in config:
+        _check_state_dir(str(config["state-dir"]))
     flag(config, "tell-classes")
     for key in _COUNTS:
         if key in config and whole(config, key) < 1:
@@ -147,6 +145,21 @@ def whole(config: Config, key: str) -> int:
     if isinstance(value, bool) or not str(value).removeprefix("-").isdecimal():
         raise NodeConfigError(f"{key} = {_shown(value)} in the node config: must be a whole number")
     return int(value)
+
+
+def _check_state_dir(text: str) -> None:
+    """Check that the folder is there or can be made."""
+    path = Path(text).expanduser()
+    # Who works for a node may have another current folder.
+    if not path.is_absolute():
+        raise NodeConfigError(
+            f"state-dir = {_shown(text)}: must be an absolute path, or begin with ~"
+        )
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise NodeConfigError(
+            f"state-dir = {_shown(text)}: it is no folder that this node can write to"
+        )
 
 
 def _check_data_path(text: str) -> None:

@@ -8,6 +8,7 @@ Yun, §4.1).
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,21 @@ def _part(space: SearchSpace, parameter: str) -> str:
     return "head" if space.in_head(parameter) else "body"
 
 
-def keep(
-    folder: Path,
-    module: nn.Module,
-    options: SpaceOptions,
-    arch: Architecture,
-    data: Dataset,
-    tuning: FineTuning,
-    found: Personal,
-) -> Path:
+@dataclass(frozen=True)
+class Kept:
+    """What stays on a node, beside the weights: which network, and how it was made the node's own.
+
+    ``name`` is the server's for all that one personalisation makes.
+    """
+
+    name: str
+    options: SpaceOptions
+    arch: Architecture
+    tuning: FineTuning
+    found: Personal
+
+
+def keep(state_dir: Path, module: nn.Module, data: Dataset, about: Kept) -> Path:
     """Write a personalised subnet, ready to run, into a node's state folder.
 
     The file holds all that an export needs: weights, the statistics of static batch norm, class
@@ -123,14 +130,19 @@ def keep(
 
     Parameters
     ----------
-    folder
-        ``state-dir`` of the node config.
+    state_dir
+        Of the node config. The file is ``personal/<name>/<architecture's hash>.safetensors`` in it.
     module
         The subnet, scored last on the node's images.
-    options, arch
-        Which network it is.
-    data, tuning, found
-        What it was made from, and what came of it.
+    data
+        The node's images.
+    about
+        What it is.
+
+    Raises
+    ------
+    ValueError
+        Where the folder cannot be written to.
     """
     tensors = {key: tensor.detach().cpu() for key, tensor in module.state_dict().items()}
     for key, layer in module.named_modules():
@@ -141,20 +153,26 @@ def keep(
     tensors[IMAGES] = some.images[:_KEPT_IMAGES]
     note: dict[str, Any] = {
         "format": FORMAT,
-        "space": dataclasses.asdict(options),
-        "architecture": arch.to_json(),
+        "name": about.name,
+        "space": dataclasses.asdict(about.options),
+        "architecture": about.arch.to_json(),
         "classes": data.classes,
         "mean": data.mean,
         "std": data.std,
         "data": data.name,
-        "part": tuning.fine_tune,
-        "epochs": tuning.fine_tune_epochs,
-        **dataclasses.asdict(found),
+        "part": about.tuning.fine_tune,
+        "epochs": about.tuning.fine_tune_epochs,
+        **dataclasses.asdict(about.found),
     }
-    path = folder.expanduser() / FOLDER / f"{_short(arch)}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # The name is the server's word: it must not lead out of the folder.
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", about.name)
+    path = state_dir.expanduser() / FOLDER / name / f"{_short(about.arch)}.safetensors"
     solid = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    write_whole(path, save(solid, {NOTE: json.dumps(note)}), mode=0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(solid, {NOTE: json.dumps(note)}), mode=0o600)
+    except OSError as error:
+        raise ValueError(f"state-dir = {str(state_dir)!r} cannot be written to: {error}") from error
     return path
 
 

@@ -12,7 +12,7 @@ from flwr.client import NumPyClient
 
 from client.device import choose_device, own_stream, usable_precision
 from client.objective import Objective
-from client.personal import keep, personalise
+from client.personal import Kept, keep, personalise
 from client.privacy import privatise
 from client.shared_weights import SharedWeights, sampler
 from client.training import train
@@ -236,7 +236,8 @@ class SubnetClient(NumPyClient):
             )
             rows.append([index, found.initial, found.personalised])
             if order.keep and self.state_dir is not None:
-                keep(self.state_dir, module, order.space, candidate, self.data, order.tuning, found)
+                about = Kept(order.keep, order.space, candidate, order.tuning, found)
+                keep(self.state_dir, module, self.data, about)
         return {
             "architecture": arch.to_json(),
             "personal": json.dumps(rows),

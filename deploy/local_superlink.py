@@ -1,12 +1,14 @@
 """The local SuperLink that ``flwr run .`` starts in the background and never stops."""
 
 import os
+import time
 from collections.abc import Iterable
 
 import psutil
 
 _PORT_VARIABLE, _PORT = "FLWR_LOCAL_CONTROL_API_PORT", "39093"
 _PATIENCE = 15.0
+_ENDING = 5.0  # seconds
 _RUN_PROCESSES = ("flwr-simulation", "flwr-serverapp")
 
 
@@ -61,8 +63,11 @@ def stop(*, force: bool = False) -> list[int]:
     """
     ended = []
     for superlink in find():
+        # What a run leaves behind is still on its way out when its last line is there.
+        deadline = time.monotonic() + _ENDING
+        while (busy := _busy(superlink)) and not force and time.monotonic() < deadline:
+            time.sleep(0.2)
         family = [superlink, *superlink.children(recursive=True)]
-        busy = [process for process in family if _name(process) in _RUN_PROCESSES]
         if busy and not force:
             raise RunInProgressError(
                 f"the local SuperLink (process {superlink.pid}) is working on a run: wait for it, "
@@ -76,6 +81,11 @@ def stop(*, force: bool = False) -> list[int]:
             process.kill()
         ended.append(superlink.pid)
     return ended
+
+
+def _busy(superlink: psutil.Process) -> bool:
+    """Say whether processes of a run are there."""
+    return any(_name(process) in _RUN_PROCESSES for process in superlink.children(recursive=True))
 
 
 def _name(process: psutil.Process) -> str:

@@ -74,11 +74,21 @@ class PersonalSubnet:
                 layer.mean, layer.variance = (self.state[f"{name}.{k}"] for k in _STATISTICS)
         return module.eval()
 
+    @property
+    def said(self) -> str:
+        """What it is, in one line."""
+        card, note = self.card(), self.note
+        return (
+            f"{self.path}: {card.macs / 1e6:,.2f} MMACs, {card.params:,} parameters; own test "
+            f"images {note['initial']:.2%} before, {note['personalised']:.2%} after "
+            f"{note['epochs']} epochs of {note['part']}\n{note['architecture']}"
+        )
+
     def card(self) -> Card:
         """Return what travels with an export of it."""
         space, note = self.space, self.note
         arch = space.parse(note["architecture"])
-        about = ("part", "epochs", "initial", "personalised")
+        about = ("name", "part", "epochs", "initial", "personalised")
         return Card(
             space=note["space"],
             architecture=note["architecture"],
@@ -103,7 +113,8 @@ def find_personal(state_dir: str | Path, arch: str = "") -> PersonalSubnet:
         ``state-dir`` of the node config.
     arch
         Its architecture (largest, smallest, random:SEED, JSON); without it the one that was best on
-        the node's validation images, of equal ones the cheapest.
+        the node's validation images, of equal ones the cheapest. Either way it is one of the newest
+        personalisation.
 
     Raises
     ------
@@ -111,7 +122,8 @@ def find_personal(state_dir: str | Path, arch: str = "") -> PersonalSubnet:
         Where there is none, or not that one.
     """
     folder = Path(state_dir).expanduser() / FOLDER
-    found = [PersonalSubnet.open(path) for path in sorted(folder.glob("*.safetensors"))]
+    files = sorted(folder.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
+    found = [PersonalSubnet.open(path) for path in files if path.parent == files[-1].parent]
     if not found:
         raise DeployError(
             f"{str(folder)!r} holds no personalised subnet: `superfednas personalise` (or "

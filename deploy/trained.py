@@ -16,6 +16,7 @@ from nas.accuracy import Score, calibrated, check_fit, score, subnet_module
 from nas.measuring import Measured, ScoreBook, ScoreBookError
 from server.run_folder import RunFolder
 from server.scoring import NODES, score_file
+from server.settings import check_settings
 from supernet import Architecture, SearchSpace, State
 from supernet.config import Scalar, SettingsError, parse
 from supernet.digest import digest
@@ -94,6 +95,16 @@ class Trained:
         data = load_dataset(parse(DataSettings, values, ignore_unknown=True))
         check_fit(self.space, data)
         return data
+
+    @functools.cached_property
+    def rungs(self) -> dict[str, Architecture]:
+        """The subnets that the run's own evaluations look at."""
+        return check_settings(self.run.settings).rungs(self.space)
+
+    @property
+    def only_levels(self) -> bool:
+        """Whether the run trained width levels alone."""
+        return check_settings(self.run.settings).only_levels
 
     @property
     def seed(self) -> int:

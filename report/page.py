@@ -127,6 +127,13 @@ def _coverage(story: Story) -> list[str]:
     if story.summary is None:
         return ["<p>What share of the assignments each range of MACs got is told at the end.</p>"]
     least, most = story.end_shares
+    own = story.settings.subnets
+    if own.drawn:
+        return [
+            f"<p>Every step trained {own.subnets_per_step} subnets of the one that a client was "
+            f"assigned (local-subnets {own.local_subnets}, distillation {own.distil}); the lower "
+            "panel shows the assigned ones.</p>"
+        ]
     said = (
         f"The smallest subnet got {least:.1%} of the assignments, the largest {most:.1%}; the "
         "lower panel shows how the others spread between the two."

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from data import DataError, Dataset, load_dataset
 from server.evaluation import score_ladder
 from server.finale import print_finale, summarise
+from server.methods import DEFAULT
 from server.newest import FAILED, FINISHED, INTERRUPTED, RUNNING
 from server.personal import personalise_by_nodes
 from server.progress import Progress
@@ -140,7 +141,8 @@ def run_training(prepared: Prepared, grid: Grid, progress: Progress, writer: str
     """
     settings = prepared.settings
     if prepared.resumed is None:
-        run = RunFolder.create(settings.run_dir, flatten(settings), settings.space.space)
+        named = "" if settings.method == DEFAULT.name else f"{settings.method}-"
+        run = RunFolder.create(settings.run_dir, flatten(settings), named + settings.space.space)
     else:
         run = prepared.resumed[0]
     with run.written(writer):
@@ -208,7 +210,7 @@ def _finish(run: RunFolder, strategy: SupernetStrategy, state: State, data: Data
         last = evaluations[-1] if evaluations else None
     if data is not None and last is not None:
         run.append(last)
-    as_assigned = not settings.subnets.drawn
+    as_assigned = not (settings.subnets.drawn or settings.only_levels)
     summary = summarise(space, strategy.rows, settings.rounds, as_assigned=as_assigned)
     run.append(summary)
     run.finish(state, settings.rounds)

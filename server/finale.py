@@ -18,7 +18,8 @@ def summarise(
 ) -> Row:
     """Return the run's ``summary`` row: cost, replies, coverage and spread over clients.
 
-    ``as_assigned`` is False where clients train other subnets than those that they are assigned.
+    ``as_assigned`` is False where clients train other subnets than those that they are assigned,
+    or all are of a few width levels: ranges that nobody was assigned then say nothing.
     """
     done = [row for row in rows if row["kind"] == "round"]
     clients = [client for row in done for client in row["clients"]]

@@ -62,7 +62,7 @@ def choose(space: SearchSpace, settings: Settings, wanted: str) -> Chosen:
         return Chosen(settings.rungs(space), True)
     if wanted == "widths":
         return Chosen(settings.subnets.named_levels(space), True)
-    if wanted.isdecimal():
+    if wanted.isdecimal() and int(wanted):
         rng = np.random.default_rng(settings.seed)
         archs = {"largest": space.largest, "smallest": space.smallest}
         drawn = dict.fromkeys(space.sample(rng) for _ in range(int(wanted)))
@@ -132,7 +132,9 @@ def personalise_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Pro
     def read(reply: Message, errand: Errand) -> Personalised:
         return check_personal(reply, errand.outer, len(errand.archs))
 
-    order = replace(order_of(settings), personalise=True, keep=chosen.keep)
+    path = _next(run)
+    label = f"{run.path.name}-{path.stem.rpartition('-')[2]}" if chosen.keep else ""
+    order = replace(order_of(settings), personalise=True, keep=label)
     found: dict[Architecture, dict[str, tuple[float, float]]] = {}
     sent = 0
     for errand, report in party.send(errands, state, order, read):
@@ -156,7 +158,6 @@ def personalise_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Pro
         "bytes_down": sent,
         "subnets": [row for row in subnets if row["clients"]],
     }
-    path = _next(run)
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(table, indent=1, ensure_ascii=False))
     print_personal(table, progress.console)

@@ -245,12 +245,17 @@ class Settings:
             self.subnets.levels(space)  # what no client could do is said before any starts
         return kind(space, self.seed)
 
+    @property
+    def only_levels(self) -> bool:
+        """Whether clients get width levels alone."""
+        return issubclass(_policy_class(self.assignment), WidthLevels)
+
     def rungs(self, space: SearchSpace) -> dict[str, Architecture]:
         """Return the subnets that evaluations look at, by rising cost: those that are trained.
 
         Of a method of width levels these levels, else the ladder.
         """
-        if issubclass(_policy_class(self.assignment), WidthLevels):
+        if self.only_levels:
             return self.subnets.named_levels(space)
         return ladder(space, self.ladder)
 
@@ -324,6 +329,12 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
         raise SettingsError(
             f"weighting = {settings.weighting!r}: averaging = {settings.averaging!r} counts every "
             "reply once, so weighting must be 'uniform'"
+        )
+    widths = settings.only_levels or settings.subnets.local_subnets == "widths"
+    if settings.subnets.width_levels and not widths:
+        raise SettingsError(
+            f"width-levels = {settings.subnets.width_levels!r}: only methods of width levels have "
+            "them (heterofl, fjord, fedrolex), or local-subnets = 'widths'"
         )
     if settings.subnets.distil == "on" and not settings.subnets.largest_first:
         raise SettingsError(

@@ -38,7 +38,8 @@ class Telling:
             f"space {space.name}: {space.size:,} subnets, "
             f"{space.macs(space.smallest) / 1e6:.2f} to {space.macs(space.largest) / 1e6:.2f} "
             f"MMACs, norm {space.norm}",
-            f"{s.rounds} rounds, {s.clients_per_round} clients a round, {s.assignment}, {rule}",
+            f"{s.method}: {s.rounds} rounds, {s.clients_per_round} clients a round, "
+            f"{s.assignment}, {rule}",
             *self._locally(),
             f"local SGD: lr {s.local.lr:g} ({s.lr_schedule}), "
             + (

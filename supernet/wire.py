@@ -49,8 +49,8 @@ class SpaceOptions:
 
     space: str = setting(
         "auto",
-        "search space: a name of `superfednas spaces`, or module:Class; auto is resnet-tiny, or "
-        "mobilenetv1-tiny for a method of elastic output widths",
+        "search space: a name of `superfednas spaces`, or module:Class; auto is the method's "
+        "(resnet-tiny for maxnet and fedavg, mobilenetv1-tiny for the others)",
     )
     norm: str = setting(
         "group", "norm layers: group (8 channels a group), none, batch", choices=NORMS
@@ -146,8 +146,15 @@ class LocalSubnets:
             raise ValueError(
                 f"width-levels = {self.width_levels!r}: must be a comma list of numbers"
             ) from None
-        shares = sorted(set(asked or space.width_shares or [1.0]))
-        return [space.at_width(share) for share in shares]
+        if not space.width_shares:
+            raise ValueError(
+                f"space = {space.name!r}: it has no elastic output widths, which methods of width "
+                "levels need; mobilenetv1-tiny, mobilenetv1 and resnet10-26-wide have"
+            )
+        try:
+            return [space.at_width(share) for share in sorted(set(asked or space.width_shares))]
+        except ValueError as error:
+            raise ValueError(f"width-levels = {self.width_levels!r}: {error}") from None
 
     def named_levels(self, space: SearchSpace) -> dict[str, Architecture]:
         """Return :meth:`levels` by name: ``width .25`` and so on, ``largest``."""
@@ -210,7 +217,9 @@ class TrainOrder:
     local: LocalTraining = field(default_factory=LocalTraining)
     subnets: LocalSubnets = field(default_factory=LocalSubnets)
     personalise: bool = setting(False, "fine-tune the subnets to evaluate, and score them again")
-    keep: bool = setting(True, "keep what was personalised in the node's state-dir")
+    keep: str = setting(
+        "", "name under which the node keeps in its state-dir what it personalised; empty: not"
+    )
     tuning: FineTuning = field(default_factory=FineTuning)
     privacy: Privacy = field(default_factory=Privacy)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 import cli
 from tests.processes import ROOT, environment
@@ -190,3 +191,20 @@ def test_the_readme_and_pyproject_tell_the_same_story() -> None:
     assert f"## {project['project']['version']} " in (ROOT / "CHANGELOG.md").read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_a_flag_that_is_on_can_be_switched_off(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--rounds", "1", "--clients", "2", "--clients-per-round", "2", "--local-steps", "1"]
+    options += ["--method", "fedsup", "--no-local-sandwich", "--evaluate-every", "0"]
+    done = CliRunner().invoke(cli.app, ["train", *options, "--run-dir", str(run)])
+    assert done.exit_code == 0, done.output
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert (settings["local-sandwich"], settings["distil"]) == (False, "off")
+
+
+def test_the_methods_are_listed() -> None:
+    done = CliRunner().invoke(cli.app, ["methods", "--json"])
+    assert [row["name"] for row in json.loads(done.stdout)][:3] == ["maxnet", "fedavg", "fedsup"]
+    said = " ".join(CliRunner().invoke(cli.app, ["methods"]).output.split())
+    assert "fedrolex" in said and "arXiv" in said

@@ -92,6 +92,7 @@ def test_a_right_node_config_is_taken_and_each_key_misspelt_is_refused(config: d
         ("partition-id=0 num-partitions=2 device-class=3", "device-class = 3: must be a text"),
         ("partition-id=0 num-partitions=2 state-dir=3", "state-dir = 3: must be a text"),
         ('name="a" data-path="digits" state-dir="here"', "must be an absolute path"),
+        ('name="a" data-path="digits" state-dir="/dev/null/x"', "it is no folder that this node"),
         ('name="" data-path="digits"', "name = '': must be a text"),
         ('name=true data-path="digits"', "name = true: must be a text"),
         ('name="a" data-path=5', "data-path = 5: must be a text"),

@@ -35,6 +35,7 @@ AUTO = (
     "subnets-per-step",
     "distil",
 )
+LEVELS = "the space 'mobilenetv1-tiny': 0.25, 0.5, 0.75, 1"
 MOBILE, RESNET = "mobilenetv1-tiny", "resnet-tiny"
 MEANT: dict[str, tuple[Scalar, ...]] = {
     "maxnet": ("tracking-sandwich", "maxnet", "uniform", RESNET, "received", 1, "off"),
@@ -149,7 +150,14 @@ def test_distillation_needs_the_largest_in_every_step(values: dict[str, Scalar])
 def test_a_space_without_elastic_widths_is_named(method: str, space: str) -> None:
     with pytest.raises(ValueError) as caught:
         prepare({"method": method, "space": space})
-    assert str(caught.value) == f"the space '{space}' has no elastic output widths"
+    said = f"space = '{space}': it has no elastic output widths, which methods of width levels need"
+    assert str(caught.value).startswith(f"{said}; ")
+
+
+@pytest.mark.parametrize("method", ["maxnet", "fedavg", "fedsup", "efedsup"])
+def test_width_levels_are_refused_where_nobody_has_them(method: str) -> None:
+    with pytest.raises(SettingsError, match=r"width-levels = '0.5': only methods of width levels"):
+        check_settings({"method": method, "width-levels": "0.5"})
 
 
 @pytest.mark.parametrize("method", ["heterofl", "fjord", "fedrolex"])
@@ -158,9 +166,18 @@ def test_a_space_without_elastic_widths_is_named(method: str, space: str) -> Non
     [
         ("0.25,half", "width-levels = '0.25,half': must be a comma list of numbers"),
         ("0.25;1", "width-levels = '0.25;1': must be a comma list of numbers"),
-        ("0.3", "width 0.3 is none of the space 'mobilenetv1-tiny': 0.25, 0.5, 0.75, 1"),
-        ("1, 2", "width 2 is none of the space 'mobilenetv1-tiny': 0.25, 0.5, 0.75, 1"),
-        ("nan", "width nan is none of the space 'mobilenetv1-tiny': 0.25, 0.5, 0.75, 1"),
+        (
+            "0.3",
+            "width-levels = '0.3': width 0.3 is none of " + LEVELS,
+        ),
+        (
+            "1, 2",
+            "width-levels = '1, 2': width 2 is none of " + LEVELS,
+        ),
+        (
+            "nan",
+            "width-levels = 'nan': width nan is none of " + LEVELS,
+        ),
     ],
 )
 def test_wrong_width_levels(method: str, levels: str, sentence: str) -> None:

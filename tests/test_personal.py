@@ -16,7 +16,7 @@ import cli
 import superfednas
 from client.app import app as client_app
 from client.node import node_data
-from client.personal import FOLDER, personalise
+from client.personal import FOLDER, Kept, Personal, keep, personalise
 from data import Augment, Dataset, DataSettings, load_dataset, normalise
 from deploy.card import DeployError
 from deploy.personal import PersonalSubnet, find_personal
@@ -34,7 +34,7 @@ from supernet import load_space
 from supernet.config import Scalar, SettingsError
 from supernet.digest import digest
 from supernet.norms import StaticBatchNorm2d
-from supernet.wire import ARRAYS, CONFIG, METRICS, FineTuning, LocalTraining
+from supernet.wire import ARRAYS, CONFIG, METRICS, FineTuning, LocalTraining, SpaceOptions
 from tests.strategies import noisy_state
 from tests.test_server_scoring import Recorder, Said, parts, run_folder
 
@@ -189,15 +189,19 @@ def test_a_number_of_random_subnets_is_reported_and_not_kept(
         ("smallest", ["smallest"]),
         ("random:4", ["random:4"]),
         ("2", ["largest", "smallest", "random 1", "random 2"]),
+        ("ladder", ["smallest", "25%", "50%", "75%", "largest", "random:0"]),
     ],
 )
 def test_which_subnets(wanted: str, names: list[str]) -> None:
     assert list(choose(TINY, Settings(), wanted).archs) == names
 
 
-def test_a_wrong_choice_of_subnets_is_one_sentence() -> None:
-    with pytest.raises(SettingsError, match="personal-subnets = 'rungs': must be ladder, widths"):
-        choose(TINY, Settings(), "rungs")
+@pytest.mark.parametrize("wanted", ["rungs", "0", "-3", ""])
+def test_a_wrong_choice_of_subnets_is_one_sentence(wanted: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"personal-subnets = '{wanted}': must be ladder, widths"
+    ):
+        choose(TINY, Settings(), wanted)
 
 
 def test_training_does_not_swallow_personalise_run(tmp_path: Path) -> None:
@@ -300,12 +304,12 @@ def test_what_is_kept_answers_as_it_did_and_becomes_a_file(norm: str, tmp_path: 
     best = find_personal(state / "1")
     assert best.note["validation"] == max(
         PersonalSubnet.open(path).note["validation"]
-        for path in (state / "1" / FOLDER).glob("*.safetensors")
+        for path in (state / "1" / FOLDER).glob("*/*.safetensors")
     )
     model = load(str(written.path))
     assert model.card.architecture == best.note["architecture"]
     assert model.card.source["part"] == "all"
-    mode = next((state / "1" / FOLDER).glob("*")).stat().st_mode & 0o777
+    mode = next((state / "1" / FOLDER).glob("*/*")).stat().st_mode & 0o777
     assert mode == 0o600
 
 
@@ -317,7 +321,7 @@ def test_an_empty_state_folder_and_an_unknown_subnet_are_one_sentence(
     ask(run, state_dir=str(tmp_path / "state"), personal_subnets="smallest")
     with pytest.raises(DeployError, match="holds no largest; there are"):
         find_personal(tmp_path / "state" / "0", "largest")
-    damaged = next((tmp_path / "state" / "0" / FOLDER).glob("*"))
+    damaged = next((tmp_path / "state" / "0" / FOLDER).glob("*/*"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(DeployError, match="it holds no personalised subnet"):
         find_personal(tmp_path / "state" / "0")
@@ -330,6 +334,35 @@ def test_a_damaged_report_of_the_nodes_is_named_on_the_page(tmp_path: Path) -> N
         damaged.write_text(content)
         section = "".join(personal_section([tmp_path / "personal-002.json", damaged]))
         assert "personal-003.json" in section and "Unreadable" in section
+
+
+def test_one_personalisation_does_not_touch_anothers_subnets(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    state = str(tmp_path / "state")
+    ask(run, state_dir=state, personal_subnets="widths")
+    first = {path: path.read_bytes() for path in (tmp_path / "state").rglob("*.safetensors")}
+    ask(run, state_dir=state, personal_subnets="smallest", fine_tune="all")
+    assert all(path.read_bytes() == content for path, content in first.items())
+    newest = find_personal(tmp_path / "state" / "2")
+    assert (newest.note["name"], newest.note["part"]) == ("run-002", "all")
+    assert newest.note["architecture"] == TINY.smallest.to_json()
+    with pytest.raises(DeployError, match="holds no largest"):  # that is the first one's
+        find_personal(tmp_path / "state" / "2", "largest")
+
+
+def test_a_servers_name_leads_out_of_no_folder(tmp_path: Path) -> None:
+    found = Personal(0.1, 0.2, None)
+    about = Kept("../../evil", SpaceOptions(), TINY.smallest, FineTuning(), found)
+    path = keep(tmp_path / "state", subnet(), own_data(), about)
+    assert path.parent == tmp_path / "state" / FOLDER / "______evil"
+
+
+def test_a_state_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    about = Kept("a", SpaceOptions(), TINY.smallest, FineTuning(), Personal(0.1, 0.2, None))
+    with pytest.raises(ValueError, match=r"state-dir = '.*state' cannot be written to"):
+        keep(tmp_path / "state", subnet(), own_data(), about)
 
 
 def test_the_verbs(run: RunFolder, tmp_path: Path) -> None:
@@ -346,5 +379,8 @@ def test_the_verbs(run: RunFolder, tmp_path: Path) -> None:
     exported = ["export", "--state-dir", str(state / "2"), "--format", "torch-export"]
     done = CliRunner().invoke(cli.app, [*exported, "--out", out, "--json"])
     assert done.exit_code == 0 and Path(out).exists(), done.output
+    assert TINY.smallest.to_json() in json.loads(done.stdout)["subnet"]
+    dropped = [*asked[:3], "--subnets", "3", "--state-dir", str(state)]
+    assert "keep none" in str(CliRunner().invoke(cli.app, dropped).exception)
     refused = CliRunner().invoke(cli.app, [*exported, "--run", str(run.path)])
     assert refused.exit_code and "--state-dir: goes with" in str(refused.exception)

@@ -6,7 +6,7 @@ METHOD = Method(
     name="fedsup",
     source="Kim and Yun, algorithm 1",
     sends="the whole supernet to everyone",
-    trains="3 subnets a step: largest, smallest, a random one; these two learn its predictions",
+    trains="3 subnets a step: largest, smallest, random; the largest teaches the others",
     averages="all of it, by images",
     settings={
         "space": "mobilenetv1-tiny",
