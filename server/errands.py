@@ -7,7 +7,7 @@ subnets, and one message a node at a time, so that few weights wait.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -19,7 +19,8 @@ from server.outgoing import Outgoing
 from server.progress import Progress
 from server.replies import BadReply
 from server.roster import Roster
-from server.settings import Settings
+from server.run_folder import RunFolder
+from server.settings import Settings, check_settings
 from server.watch import Watch
 from supernet import Architecture, SearchSpace, State
 from supernet.config import flatten
@@ -159,6 +160,17 @@ class Party:
                     queues[errand.node].clear()
                 else:
                     yield errand, found
+
+
+def settings_now(run: RunFolder, asked: Settings, **own: Any) -> Settings:
+    """Return a run's settings, with what was asked now of nodes and time, and the errand's own."""
+    return replace(
+        check_settings(run.settings),
+        min_nodes=asked.min_nodes,
+        node_timeout=asked.node_timeout,
+        round_timeout=asked.round_timeout,
+        **own,
+    )
 
 
 def order_of(settings: Settings) -> TrainOrder:

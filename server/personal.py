@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from rich.console import Console
 from rich.table import Table
 
-from server.errands import Errand, Party, order_of, plan_errands
+from server.errands import Errand, Party, order_of, plan_errands, settings_now
 from server.progress import Progress
 from server.replies import Personalised, check_personal
 from server.run_folder import RunFolder, RunFolderError
@@ -104,13 +104,7 @@ def personalise_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Pro
     """
     asked = check_settings(values)
     run = RunFolder.open(asked.personalise_run)
-    settings = replace(
-        check_settings(run.settings),
-        tuning=asked.tuning,
-        min_nodes=asked.min_nodes,
-        node_timeout=asked.node_timeout,
-        round_timeout=asked.round_timeout,
-    )
+    settings = settings_now(run, asked, tuning=asked.tuning)
     state, rounds = run.weights()
     space = settings.space.load()
     chosen = choose(space, settings, asked.personal_subnets)

@@ -6,7 +6,6 @@ result is what one would count on the images of all nodes together.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Message
@@ -15,7 +14,7 @@ from flwr.serverapp import Grid
 from nas.accuracy import Score
 from nas.measuring import ScoreBook
 from nas.regression import design
-from server.errands import Errand, Party, order_of, plan_errands
+from server.errands import Errand, Party, order_of, plan_errands, settings_now
 from server.progress import Progress, amount
 from server.replies import Scored, check_scores
 from server.run_folder import RunFolder, RunFolderError
@@ -49,13 +48,7 @@ def score_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Progress)
     """
     asked = check_settings(values)
     run = RunFolder.open(asked.score_run)
-    settings = replace(
-        check_settings(run.settings),
-        score_subnets=asked.score_subnets,
-        min_nodes=asked.min_nodes,
-        node_timeout=asked.node_timeout,
-        round_timeout=asked.round_timeout,
-    )
+    settings = settings_now(run, asked, score_subnets=asked.score_subnets)
     state, _ = run.weights()
     space = settings.space.load()
     weights = digest(state)
