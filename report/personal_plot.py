@@ -10,6 +10,7 @@ from typing import Any
 
 from report.canvas import DARK, LIGHT, Theme, head, new_figure, plain, png
 from report.markup import image, table, text_of
+from server.personal import HEADINGS, said_rows
 
 _BARS = 20  # more error bars than these hide each other
 _APART = 0.004  # of the dearest subnet's cost: two bars of one subnet stand side by side
@@ -30,26 +31,12 @@ def personal_section(files: list[Path]) -> list[str]:
     try:
         found = json.loads(files[-1].read_text("utf-8"))
         plots = personal_plot(found, LIGHT), personal_plot(found, DARK)
-        lines = [
-            [
-                row["name"],
-                f"{row['macs'] / 1e6:.2f}",
-                *(said(row[which]) for which in ("initial", "personalised")),
-                str(len(row["clients"])),
-            ]
-            for row in found["subnets"][:_ROWS]
-        ]
+        lines = said_rows(found, _ROWS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [title, f"<p>Unreadable: {text_of(f'{type(error).__name__}: {error}')}</p>"]
-    headings = ["subnet", "MMACs", "initial", "personalised", "clients"]
     caption = "Accuracy on the clients' own test images, mean ± s.d. over clients"
     alt = "Accuracy before and after personalisation against multiply-accumulates"
-    return [title, image(plots, alt), table(headings, lines, caption)]
-
-
-def said(spread: Mapping[str, float]) -> str:
-    """Return a mean and its spread over clients."""
-    return f"{spread['mean']:.2%} ± {spread['sd']:.2%}"
+    return [title, image(plots, alt), table(HEADINGS, lines, caption)]
 
 
 def personal_plot(found: Mapping[str, Any], theme: Theme) -> bytes:

@@ -30,6 +30,8 @@ from supernet.wire import numpy_dtype
 
 FOLDER = "personal"
 FORMAT = 1
+HEADINGS = ("subnet", "MMACs", "initial", "personalised", "clients")
+_PRINTED = 12  # rows
 _AT_A_TIME = 50  # subnets a message: fine-tuning takes long, and each answer says how it goes
 
 
@@ -190,7 +192,17 @@ def personal_files(run: RunFolder) -> list[Path]:
     return sorted((run.path / FOLDER).glob("personal-[0-9]*.json"))
 
 
-_ROWS = 12
+def said_rows(table: Mapping[str, Any], most: int) -> list[list[str]]:
+    """Return the first subnets of a table as texts: name, MMACs, both accuracies, clients."""
+    return [
+        [
+            row["name"],
+            f"{row['macs'] / 1e6:.2f}",
+            *(f"{row[k]['mean']:.2%} ± {row[k]['sd']:.2%}" for k in ("initial", "personalised")),
+            str(len(row["clients"])),
+        ]
+        for row in table["subnets"][:most]
+    ]
 
 
 def print_personal(table: Mapping[str, Any], console: Console) -> None:
@@ -199,16 +211,11 @@ def print_personal(table: Mapping[str, Any], console: Console) -> None:
         title=f"own test images: initial, and after {table['epochs']} epochs of {table['part']}",
         title_justify="left",
     )
-    shown.add_column("subnet")
-    for heading in ("MMACs", "initial", "personalised", "clients"):
+    shown.add_column(HEADINGS[0])
+    for heading in HEADINGS[1:]:
         shown.add_column(heading, justify="right")
-    for row in table["subnets"][:_ROWS]:
-        shown.add_row(
-            row["name"],
-            f"{row['macs'] / 1e6:.2f}",
-            *(f"{row[k]['mean']:.2%} ± {row[k]['sd']:.2%}" for k in ("initial", "personalised")),
-            str(len(row["clients"])),
-        )
+    for cells in said_rows(table, _PRINTED):
+        shown.add_row(*cells)
     console.print(shown)
-    if len(table["subnets"]) > _ROWS:
-        console.print(f"and {len(table['subnets']) - _ROWS} more subnets in the file")
+    if len(table["subnets"]) > _PRINTED:
+        console.print(f"and {len(table['subnets']) - _PRINTED} more subnets in the file")

@@ -6,13 +6,10 @@ Any of the three dimensions can be fixed at its largest, as the paper studies th
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from torch import nn
 
 from supernet.architecture import Architecture, Shape
 from supernet.chain import Block
@@ -20,9 +17,8 @@ from supernet.mobilenet_blocks import separable_block
 from supernet.mobilenet_chain import Layers, MobileNetChain
 from supernet.resnet_blocks import head_block, stem_block
 from supernet.resnet_layout import is_list, is_whole
-from supernet.resnet_module import StagedNetwork
 from supernet.slicing import Boxes, Interval, centre, placement_shape, window
-from supernet.space import SearchSpace
+from supernet.staged import StagedSpace
 
 _LISTED = 20_000  # options of a stage
 DIMENSIONS = ("depth", "width", "kernel")
@@ -59,7 +55,7 @@ class MobileNetArchitecture(Architecture):
             raise ValueError("width and kernel must have one number for each layer, both the same")
 
 
-class MobileNetSpace(SearchSpace):
+class MobileNetSpace(StagedSpace):
     """A MobileNetV1 family: subclasses give the numbers.
 
     ``widths`` are the largest channels of every stage, ``shares`` what a layer may keep of them;
@@ -69,7 +65,6 @@ class MobileNetSpace(SearchSpace):
 
     architecture = MobileNetArchitecture
     stem: ClassVar[int]
-    widths: ClassVar[tuple[int, ...]]
     layers: ClassVar[tuple[tuple[int, int], ...]]
     strides: ClassVar[tuple[int, ...]]
     shares: ClassVar[tuple[float, ...]]
@@ -103,11 +98,6 @@ class MobileNetSpace(SearchSpace):
         slots = sum(depths[-1] for depths in self.depths)
         pair = (len(self.stage_widths[0]), len(self.kernel_sizes))
         return (*map(len, self.depths), *pair * slots)
-
-    def full_width(self, choices: Sequence[int]) -> list[int]:
-        """Set every gene but the stages' depths to its largest choice."""
-        stages = len(self.widths)
-        return [*choices[:stages], *(number - 1 for number in self.genes[stages:])]
 
     @functools.cached_property
     def size(self) -> int:
@@ -211,34 +201,14 @@ class MobileNetSpace(SearchSpace):
             side, last = math.ceil(side / stride), outputs
         return *blocks, head_block(last, self.num_classes, side)
 
-    def module(self, arch: Architecture) -> nn.Module:
-        """Construct the plain module."""
-        return self.join(arch, [block.module() for block in self.blocks(arch)])
-
-    def join(self, arch: Architecture, blocks: Sequence[nn.Module]) -> nn.Module:
-        """Return the network of stem, separable layers and head."""
+    def stage_lengths(self, arch: Architecture) -> list[int]:
+        """Return the number of layers of every stage."""
         assert isinstance(arch, MobileNetArchitecture)
-        stem, *layers, head = blocks
-        rest = iter(layers)
-        return StagedNetwork(
-            stem, [list(itertools.islice(rest, len(stage))) for stage in arch.width], head
-        )
+        return [len(widths) for widths in arch.width]
 
     def gain(self, name: str) -> float:
         """He's √2 before a ReLU, 1 for the head."""
         return 1.0 if name == "head.weight" else math.sqrt(2)
-
-    def macs(self, arch: Architecture) -> int:
-        """Multiply-accumulates of convolutions and the head for one image."""
-        return sum(block.macs for block in self.blocks(arch))
-
-    def params(self, arch: Architecture) -> int:
-        """Return the number of parameters, norm's included."""
-        return sum(block.params for block in self.blocks(arch))
-
-    def activations(self, arch: Architecture) -> int:
-        """Return the most numbers alive at once for one image."""
-        return max(block.activations for block in self.blocks(arch))
 
     @functools.cached_property
     def chain(self) -> MobileNetChain | None:

@@ -6,26 +6,22 @@ costs and choices block by block.
 """
 
 import functools
-import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import ClassVar
-
-from torch import nn
 
 from supernet.architecture import Architecture, Shape
 from supernet.chain import Block
 from supernet.resnet_blocks import ResNetChain, layout_blocks
 from supernet.resnet_layout import Layout, mid_channels
-from supernet.resnet_module import StagedNetwork
 from supernet.slicing import Boxes
-from supernet.space import SearchSpace
+from supernet.staged import StagedSpace
 
 Channels = tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-class ResNetFamily(SearchSpace):
+class ResNetFamily(StagedSpace):
     """A ResNet family, whatever its architectures look like.
 
     A subclass gives the numbers below and says which channels there are to choose from (``stems``,
@@ -35,7 +31,6 @@ class ResNetFamily(SearchSpace):
     """
 
     stem: ClassVar[int]
-    widths: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]]
     depths: ClassVar[tuple[int, ...]]
     ratios: ClassVar[tuple[float, ...]]
@@ -65,11 +60,6 @@ class ResNetFamily(SearchSpace):
         """Depth of every stage, then the expand ratio of every slot."""
         slots = len(self.widths) * (1 + self.depths[-1])
         return (len(self.depths),) * len(self.widths) + (len(self.ratios),) * slots
-
-    def full_width(self, choices: Sequence[int]) -> list[int]:
-        """Set every gene but the stages' depths to its largest choice."""
-        stages = len(self.widths)
-        return [*choices[:stages], *(number - 1 for number in self.genes[stages:])]
 
     @functools.cached_property
     def mids(self) -> tuple[dict[int, tuple[int, ...]], ...]:
@@ -104,18 +94,9 @@ class ResNetFamily(SearchSpace):
             affine=self.norm != "none",
         )
 
-    def module(self, arch: Architecture) -> nn.Module:
-        """Construct the plain module."""
-        return self.join(arch, [block.module() for block in self.blocks(arch)])
-
-    def join(self, arch: Architecture, blocks: Sequence[nn.Module]) -> nn.Module:
-        """Return the network of stem, residual blocks and head."""
-        stem, *residual, head = blocks
-        rest = iter(residual)
-        _, _, mids = self.channels(arch)
-        return StagedNetwork(
-            stem, [list(itertools.islice(rest, len(stage))) for stage in mids], head
-        )
+    def stage_lengths(self, arch: Architecture) -> list[int]:
+        """Return the number of residual blocks of every stage."""
+        return [len(mids) for mids in self.channels(arch)[2]]
 
     def boxes(self, arch: Architecture) -> Boxes:
         """Where each tensor lies in the supernet's, from axes and intervals."""
@@ -141,18 +122,6 @@ class ResNetFamily(SearchSpace):
         if self.norm == "none" and name.endswith("conv2.weight"):
             return math.sqrt(2 / (len(self.widths) * (1 + self.depths[-1])))
         return math.sqrt(2)
-
-    def macs(self, arch: Architecture) -> int:
-        """Multiply-accumulates of convolutions and the head for one image, in microseconds."""
-        return sum(block.macs for block in self.blocks(arch))
-
-    def params(self, arch: Architecture) -> int:
-        """Return the number of parameters, norm's included, in microseconds."""
-        return sum(block.params for block in self.blocks(arch))
-
-    def activations(self, arch: Architecture) -> int:
-        """Return the most numbers alive at once for one image, in microseconds."""
-        return max(block.activations for block in self.blocks(arch))
 
     @functools.cached_property
     def chain(self) -> ResNetChain:

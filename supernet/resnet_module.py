@@ -5,8 +5,6 @@ position (the first of a stage projects, the others do not), never by whether sh
 match.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -68,20 +66,3 @@ class Head(nn.Linear):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(N, inputs, H, W) to logits (N, num_classes)."""
         return super().forward(features.mean(dim=(2, 3)))
-
-
-class StagedNetwork(nn.Module):
-    """A static network of a stem, stages of blocks, and a head: a ResNet, or a MobileNet."""
-
-    def __init__(
-        self, stem: nn.Module, stages: Sequence[Sequence[nn.Module]], head: nn.Module
-    ) -> None:
-        super().__init__()
-        self.stem = stem
-        self.stages = nn.Sequential(*(nn.Sequential(*blocks) for blocks in stages))
-        self.head = head
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to logits (N, num_classes)."""
-        logits: torch.Tensor = self.head(self.stages(self.stem(images)))
-        return logits

@@ -23,7 +23,6 @@ from deploy.personal import PersonalSubnet, find_personal
 from deploy.runtime import load
 from nas.accuracy import score, subnet_module
 from report.personal_plot import personal_section
-from report.personal_plot import said as said_of
 from server.app import main
 from server.local_grid import LocalGrid
 from server.personal import choose, personal_files, personalise_by_nodes
@@ -376,7 +375,8 @@ def test_the_verbs(run: RunFolder, tmp_path: Path) -> None:
     assert [row["name"] for row in said["subnets"]] == ["smallest"]
     assert Path(said["plot"]).read_bytes().startswith(b"\x89PNG")
     (row,) = said["subnets"]
-    assert said_of(row["initial"]) in "".join(personal_section(personal_files(run)))
+    section = "".join(personal_section(personal_files(run)))
+    assert f"{row['initial']['mean']:.2%} ± {row['initial']['sd']:.2%}" in section
     out = str(tmp_path / "mine.pt2")
     exported = ["export", "--state-dir", str(state / "2"), "--format", "torch-export"]
     done = CliRunner().invoke(cli.app, [*exported, "--out", out, "--json"])
