@@ -171,3 +171,33 @@ class Chain(ABC):
         """(networks, segments) option indices to (networks, features), segment after segment."""
         parts = [segment.features[options[:, s]] for s, segment in enumerate(self.segments)]
         return np.concatenate(parts, axis=1)
+
+
+class ListedChain(Chain):
+    """A chain whose options are all listed when it is made; options are hashable.
+
+    Parameters
+    ----------
+    segments
+        The links, from the input on.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = tuple(segments)
+        self._index = [
+            {option: index for index, option in enumerate(segment.options)}
+            for segment in self._segments
+        ]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The links."""
+        return self._segments
+
+    def chosen(self, options: Sequence[int]) -> list[Any]:
+        """Return what is chosen in every segment, of one option index a segment."""
+        return [s.options[int(o)] for s, o in zip(self._segments, options, strict=True)]
+
+    def indices(self, chosen: Sequence[Any]) -> tuple[int, ...]:
+        """Undo :meth:`chosen`."""
+        return tuple(index[option] for index, option in zip(self._index, chosen, strict=True))

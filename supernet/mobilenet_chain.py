@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from supernet.architecture import Architecture
-from supernet.chain import Block, Chain, Segment
+from supernet.chain import Block, ListedChain, Segment
 from supernet.mobilenet_blocks import separable_block
 from supernet.resnet_blocks import head_block, stem_block
 
 Layers = tuple[tuple[int, int], ...]
 
 
-class MobileNetChain(Chain):
+class MobileNetChain(ListedChain):
     """Segments of a MobileNet family: the stem, then one a stage; the last stage brings the head.
 
     An option of a stage is the (channels, kernel) of each of its layers. The state between two
@@ -58,7 +58,7 @@ class MobileNetChain(Chain):
         for stride in strides:
             self._sides.append(math.ceil(self._sides[-1] / stride))
         self._io = in_channels, num_classes
-        self._segments = [Segment("stem", ((),), np.zeros(1, dtype=int), np.empty((1, 0)))]
+        segments = [Segment("stem", ((),), np.zeros(1, dtype=int), np.empty((1, 0)))]
         for s, (choices, allowed) in enumerate(zip(depths, widths, strict=True)):
             layers = list(itertools.product(allowed, kernels))
             options = tuple(
@@ -66,16 +66,8 @@ class MobileNetChain(Chain):
             )
             leaves = np.array([allowed.index(option[-1][0]) for option in options])
             features = _features(options, allowed[-1], kernels[-1], choices)
-            self._segments.append(Segment(f"stage{s}", options, leaves, features))
-        self._index = [
-            {option: index for index, option in enumerate(segment.options)}
-            for segment in self._segments
-        ]
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Stem and stages."""
-        return tuple(self._segments)
+            segments.append(Segment(f"stage{s}", options, leaves, features))
+        super().__init__(segments)
 
     def blocks(self, segment: int, state: int, option: int) -> tuple[Block, ...]:
         """Return the blocks of an option, given the channels of the segment before."""
@@ -95,13 +87,13 @@ class MobileNetChain(Chain):
 
     def assemble(self, options: Sequence[int]) -> Architecture:
         """Return the architecture of one option a segment."""
-        chosen = [s.options[int(o)] for s, o in zip(self._segments, options, strict=True)]
+        chosen = self.chosen(options)
         return self._compose(chosen[1:])
 
     def locate(self, arch: Architecture) -> tuple[int, ...]:
         """Undo :meth:`assemble`."""
         chosen = [(), *self._layers_of(arch)]
-        return tuple(index[option] for index, option in zip(self._index, chosen, strict=True))
+        return self.indices(chosen)
 
 
 def _features(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from supernet.architecture import Architecture
-from supernet.chain import Block, Chain, Segment
+from supernet.chain import Block, ListedChain, Segment
 from supernet.norms import norm_parameters
 from supernet.resnet_layout import Layout
 from supernet.resnet_module import Block as ResNetBlock
@@ -95,7 +95,7 @@ def layout_blocks(
     return *blocks, head_block(inputs, layout.num_classes, side)
 
 
-class ResNetChain(Chain):
+class ResNetChain(ListedChain):
     """Segments of a ResNet family: the stem, then one a stage; the last stage brings the head.
 
     An option of the stem is its channels; of a stage (width, mids). The state between two segments
@@ -149,7 +149,7 @@ class ResNetChain(Chain):
             self.sides.append(math.ceil(self.sides[-1] / stride))
         self._io = in_channels, num_classes
         self._norm = norm
-        self._segments = [
+        segments = [
             Segment(
                 name="stem",
                 options=self.channels[0],
@@ -169,7 +169,7 @@ class ResNetChain(Chain):
                 [[m / width for m in blocks] + [0.0] * (slots - len(blocks))
                  for width, blocks in options]
             )  # fmt: skip
-            self._segments.append(
+            segments.append(
                 Segment(
                     name=f"stage{s}",
                     options=tuple(options),
@@ -179,15 +179,7 @@ class ResNetChain(Chain):
                     ),
                 )
             )
-        self._index = [
-            {option: index for index, option in enumerate(segment.options)}
-            for segment in self._segments
-        ]
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Stem and stages."""
-        return tuple(self._segments)
+        super().__init__(segments)
 
     def blocks(self, segment: int, state: int, option: int) -> tuple[Block, ...]:
         """Return the blocks of an option, given the channels of the segment before."""
@@ -211,7 +203,7 @@ class ResNetChain(Chain):
 
     def assemble(self, options: Sequence[int]) -> Architecture:
         """Return the architecture of one option a segment."""
-        chosen = [s.options[int(o)] for s, o in zip(self._segments, options, strict=True)]
+        chosen = self.chosen(options)
         widths, mids = zip(*chosen[1:], strict=True)
         return self._compose(chosen[0], widths, mids)
 
@@ -219,7 +211,7 @@ class ResNetChain(Chain):
         """Undo :meth:`assemble`."""
         layout = self._layout_of(arch)
         chosen = [layout.stem, *zip(layout.widths, layout.mids, strict=True)]
-        return tuple(index[option] for index, option in zip(self._index, chosen, strict=True))
+        return self.indices(chosen)
 
 
 def _of_slots(ratios: np.ndarray) -> np.ndarray:
