@@ -2,8 +2,8 @@
 #   TORCH_INDEX= docker compose build                    (PyPI's PyTorch)
 # or another index, such as https://download.pytorch.org/whl/cu130.
 
-# What is needed, from pyproject.toml alone, so that only a change of that makes pip run again.
-# Ray stays out: it simulates nodes, and here they are containers.
+# Dependencies, from pyproject.toml alone, so that pip runs again only when that file changes.
+# Ray is left out: it simulates nodes, and here they are containers.
 FROM python:3.11-slim AS requirements
 COPY pyproject.toml .
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
@@ -22,6 +22,6 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps . && useradd --create-home --uid 1000 app
 
 USER app
-# Flower's usage statistics and its look for updates are off: the containers call nobody outside.
+# Flower's usage statistics and update check are off: the containers contact nobody outside.
 ENV FLWR_HOME=/home/app/.flwr FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 PYTHONUNBUFFERED=1
 CMD ["superfednas", "--help"]

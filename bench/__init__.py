@@ -1,1 +1,1 @@
-"""What ``superfednas bench`` measures: every figure a ratio to something of the same call."""
+"""Measures of ``superfednas bench``: every figure is a ratio to something of the same call."""

@@ -1,10 +1,10 @@
-"""What counting and searching cost, each against what it takes the place of.
+"""Costs of counting and searching, each against what it replaces.
 
 - ``macs`` and ``params`` in closed form against reading the module on torch's meta device
-  (:func:`supernet.space.count_macs`), which gives the same number.
-- The exact search over all networks of a space against predicting one network after the other with
-  the same regression (256 are timed; the rest is that times their number).
-- A prediction against measuring the same network on a few images.
+  (:func:`superfednas.supernet.space.count_macs`), which gives the same number.
+- The exact search over all architectures of a space against predicting one architecture after the
+  other with the same regression (256 are timed; the rest is that times their number).
+- A prediction against measuring the same architecture on a few images.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.figures import Effort, Figure, rate, torch_threads
-from bench.loops import pictures
-from nas.accuracy import score
-from nas.costs import Costs
-from nas.regression import Regression
-from nas.search import search
-from supernet import extract, load_space
-from supernet.space import count_macs
+from superfednas.bench.figures import Effort, Figure, rate, torch_threads
+from superfednas.bench.loops import pictures
+from superfednas.nas.cost.costs import Costs
+from superfednas.nas.engine.choose import search
+from superfednas.nas.score.regression import Regression
+from superfednas.nas.score.tallies import score
+from superfednas.supernet import extract, load_space
+from superfednas.supernet.space import count_macs
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How often something can be done in a second, and what it takes the place of."""
+    """A rate per second, and that of what it replaces."""
 
     what: str
     ours: float
@@ -33,11 +33,11 @@ class Rate:
 
 
 def rates(name: str, *, measure: bool = True, least: float = 0.2) -> Iterator[Rate]:
-    """Measure a space; without ``measure`` no network is measured on images.
+    """Measure a space; without ``measure``, no subnet is measured on images.
 
     Every rate is the median of five stretches of at least ``least`` seconds.
     """
-    space = load_space(name, num_classes=10, in_channels=3, image_size=32)
+    space = load_space(name)
     rng = np.random.default_rng(0)
     archs = [space.sample(rng) for _ in range(256)]
     turn = iter(range(10**12))
@@ -61,7 +61,7 @@ def rates(name: str, *, measure: bool = True, least: float = 0.2) -> Iterator[Ra
     for arch in archs[:8]:
         modules.append(space.build(arch))
         modules[-1].load_state_dict(extract(space.init(0), space.boxes(arch)))
-    images = rate(lambda: [score(m, data.train, data.mean, data.std) for m in modules], least)
+    images = rate(lambda: [score(m, data, data.train) for m in modules], least)
     what = f"predicting a network of `{name}`"
     yield Rate(what, guesses, f"measuring it on {shown} images", images * len(modules))
 
@@ -83,7 +83,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
 
 
 def said(each: float) -> str:
-    """Return a rate as text: times a second, or seconds each where it is slow."""
+    """Return a rate as text: times a second, or seconds each if it is slow."""
     if each >= 1:
         return f"{each:,.0f} a second"
     return f"{1 / each:,.2g} s each" if each > 1e-3 else f"{1 / each / 3600:,.3g} h each"

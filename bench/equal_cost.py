@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 import superfednas
-from client.shared_weights import sampler
-from client.training import batch_indices
-from data import load_dataset, partition
-from server.app import prepare
-from server.assignment import Client, sample_clients
-from server.run_folder import RunFolder
-from server.settings import Settings
-from supernet import Architecture, SearchSpace
-from supernet.streams import Purpose, stream
+from superfednas.client.shared_weights import sampler
+from superfednas.client.training import batch_indices
+from superfednas.common.streams import Purpose, stream
+from superfednas.data import load_dataset, partition
+from superfednas.records.folder import RunFolder
+from superfednas.server.app import prepare
+from superfednas.server.assign.client import Client, sample_clients
+from superfednas.server.settings import Settings
+from superfednas.supernet import Architecture, SearchSpace
 
 Values = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def rounds_within(values: Values, budget: float) -> int:
 
 
 def run_cell(folder: Path, values: Values) -> RunFolder:
-    """Train one cell of a table, or go on with it, or take it as it is."""
+    """Train one cell of a table, resume it, or take it as it is."""
     if (folder / "run.json").exists():
         run = RunFolder.open(folder)
         if run.info["status"] == "finished":

@@ -1,4 +1,4 @@
-"""Flower's own ``FedAvg`` with empty clients: what a round costs in a bare Flower app."""
+"""Flower's own ``FedAvg`` with empty clients: the cost of a round in a bare Flower app."""
 
 import logging
 import time
@@ -9,13 +9,13 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from server.local_grid import LocalGrid
-from supernet import load_space
-from supernet.wire import numel
+from superfednas.flower.local_grid import LocalGrid
+from superfednas.supernet import load_space
+from superfednas.wire.flat import numel
 
 
 class Timed(FedAvg):
-    """Flower's FedAvg without evaluation, with the time at which every round had been averaged."""
+    """Flower's FedAvg without evaluation, recording the time at which each round was averaged."""
 
     def __init__(self, nodes: int, clients: int) -> None:
         super().__init__(
@@ -28,14 +28,14 @@ class Timed(FedAvg):
         self.ended = [time.perf_counter()]
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
-        """Average, and note the time."""
+        """Average, and record the time."""
         found = super().aggregate_train(server_round, replies)
         self.ended.append(time.perf_counter())
         return found
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Send back what came."""
+    """Send back what was received."""
     metrics = MetricRecord({"num-examples": 100})
     content = RecordDict({"arrays": message.content["arrays"], "metrics": metrics})
     return Message(content, reply_to=message)
@@ -43,7 +43,7 @@ def answer(message: Message, context: Context) -> Message:
 
 def model(space: str, *, flat: bool) -> list[np.ndarray]:
     """Return arrays of the median size of a space's subnets: one, or one a tensor."""
-    family = load_space(space, num_classes=10, in_channels=3, image_size=32)
+    family = load_space(space)
     rng = np.random.default_rng(0)
     drawn = [family.largest, family.smallest, *(family.sample(rng) for _ in range(30))]
     shapes = family.shapes(sorted(drawn, key=family.params)[len(drawn) // 2])

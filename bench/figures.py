@@ -1,4 +1,4 @@
-"""What a measure gives: figures, each a ratio to something that was measured in the same call."""
+"""Figures: results of measures, each a ratio to something measured in the same call."""
 
 import statistics
 import time
@@ -24,11 +24,11 @@ class Figure:
     what, against
         What was measured, and what it is compared with.
     ratio
-        Ours over the other's: of speeds, or of bytes where ``what`` says so. None: not measured.
+        Ours over the other's: of speeds, or of bytes if ``what`` says so. None: not measured.
     ours, other
-        Both, with their units; where nothing was measured ``ours`` says why.
+        Both, with their units; if nothing was measured, ``ours`` says why.
     asked
-        The limit that the ratio should keep, None where there is none.
+        The limit that the ratio should keep, None without one.
     more
         Whether the ratio should be at least ``asked``; at most otherwise.
     failed
@@ -47,7 +47,7 @@ class Figure:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the ratio keeps its limit; None where there is none or nothing was measured."""
+        """Whether the ratio keeps its limit; None without a limit or a measurement."""
         if self.asked is None or self.ratio is None:
             return None
         return self.ratio >= self.asked if self.more else self.ratio <= self.asked
@@ -71,13 +71,13 @@ def in_turns(
     *,
     ready: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Return the seconds of several ways that take turns.
+    """Return the seconds of several alternatives that take turns.
 
-    A first turn does not count, nor does what ``ready`` does before every way.
+    The first turn does not count, nor does the time of ``ready`` before each alternative.
     """
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, turns):
-        # Every second turn backwards: what comes after what does not favour either.
+        # Every second turn runs backwards, so that the order favours none.
         for name in ways if turn % 2 == 0 else reversed(list(ways)):
             ready()
             found = seconds(ways[name])
@@ -87,7 +87,7 @@ def in_turns(
 
 
 def faster(ours: Sequence[float], others: Sequence[float]) -> float:
-    """Return how many times as fast ours is: the median of the ratios within every turn."""
+    """Return how many times as fast ours is: the median of the ratios within each turn."""
     return statistics.median(other / our for our, other in zip(ours, others, strict=True))
 
 
@@ -112,7 +112,7 @@ def milliseconds(values: Sequence[float]) -> str:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Have so many threads of torch's meanwhile."""
+    """Use this many torch threads within a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -3,11 +3,11 @@
 The clients hold the largest, the smallest and six random subnets. **Bare** is a hand-written loop
 at batch 512 on a batch that is ready on the device, one subnet after the other, in the clients'
 precision. **Clients** is
-``client.training.train`` at batch 64 with its drawing and augmentation, one to eight clients at
-once, each in a thread and, on a GPU, a stream of its own. **The floor** is 6 × MACs × images over
-the rate of a matrix product that is measured in the same call. **The round** is the paper's: 8
-clients of 2,500 images, 5 epochs, with cutting out and averaging. First of all, the device is
-checked: a few steps there and on the CPU must agree.
+``superfednas.client.training.train`` at batch 64 with its drawing and augmentation, one to eight
+clients at once, each in a thread and, on a GPU, a stream of its own. **The floor** is 6 × MACs ×
+images over the rate of a matrix product that is measured in the same call. **The round** is the
+paper's: 8 clients of 2,500 images, 5 epochs, with cutting out and averaging. First of all, the
+device is checked: a few steps there and on the CPU must agree.
 
 It needs torch and numpy, and neither Flower nor Ray.
 """
@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.figures import Effort, Figure
-from bench.loops import RECIPE, bare, pictures
-from client.device import own_stream
-from client.training import train
-from data import Dataset
-from server.aggregation import OverlapAverage
-from supernet import Architecture, SearchSpace, State, extract, load_space
-from supernet.wire import PRECISIONS, LocalTraining
+from superfednas.bench.figures import Effort, Figure
+from superfednas.bench.loops import bare, pictures
+from superfednas.client.device import own_stream
+from superfednas.client.training import train
+from superfednas.data import Dataset
+from superfednas.server.average.overlap import OverlapAverage
+from superfednas.supernet import Architecture, SearchSpace, State, extract, load_space
+from superfednas.wire.order import PRECISIONS, LocalTraining
 
 
 def settled(device: torch.device) -> float:
-    """Return the time at which all that was asked of a device is done."""
+    """Return the time at which a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -70,7 +70,7 @@ def check(space: SearchSpace, state: State, data: Dataset, device: torch.device)
         module.load_state_dict(extract(state, space.boxes(space.smallest)))
         # Without TF32, whose ten bits are not the CPU's.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            train(module.to(where), data, RECIPE, local, seed=0, round=1, name="0")
+            train(module.to(where), data, local, seed=0, round=1, name="0")
         found.append({name: tensor.cpu() for name, tensor in module.state_dict().items()})
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-3, atol=1e-4)
@@ -110,14 +110,14 @@ def one_round(
     at_once: int,
     precision: str,
 ) -> None:
-    """Cut out, train and average, so many clients at once."""
+    """Extract, train and average, with this many clients at the same time."""
     given: dict[str, Any] = {"seed": 0, "round": 1, "precision": precision}
 
     def client(number: int) -> State:
         with own_stream(device):
             module = space.build(archs[number])
             module.load_state_dict(extract(state, space.boxes(archs[number])))
-            train(module.to(device), data, RECIPE, local, name=str(number), **given)
+            train(module.to(device), data, local, name=str(number), **given)
             return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
 
     average = OverlapAverage(state)
@@ -161,7 +161,7 @@ def train_mixed(work: Work, device: torch.device) -> Iterator[Trained]:
 
     On the CPU in float32 only, as clients do there.
     """
-    space = load_space(work.space, num_classes=10, in_channels=3, image_size=32)
+    space = load_space(work.space)
     rng, state, data = np.random.default_rng(0), space.init(0), pictures(work.images, 32, 3)
     archs = [space.largest, space.smallest, *(space.sample(rng) for _ in range(6))]
     check(space, state, data, device)

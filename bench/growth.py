@@ -1,14 +1,14 @@
-"""How the server's work grows: with the nodes known, the replies, the supernet.
+"""Growth of the server's work with known nodes, replies and the supernet.
 
-**Nodes.** Rounds in one process with empty clients (:mod:`bench.rounds`). Bookkeeping is all of a
-round but what moves weights: who is there, who takes part, who gets what, checking, metrics. Its
-share is of a round in which every client trains 100 (or 500) images of the smallest subnet, one
-client after the other, at the rate that is measured in the same call.
+**Nodes.** Rounds in one process with empty clients (:mod:`superfednas.bench.rounds`). Bookkeeping
+is everything in a round that does not move weights: who is online, who takes part, who gets what,
+checks, metrics. Its share refers to a round in which every client trains 100 (or 500) images on the
+smallest subnet, one client after another, at the rate measured in the same call.
 
-**Replies and supernets.** The server's own calls for one round: cut out, check, unpack, average.
-Eight distinct subnets (the largest, the smallest, six random) come again and again, in memory of
-their own, so that 512 replies need no more memory here than eight. Peak is how far the process's
-resident memory rose above where it was with supernet, replies and outgoing buffer.
+**Replies and supernets.** The server's own calls for one round: extract, check, unpack, average.
+Eight distinct subnets (the largest, the smallest, six random) are repeated, in their own memory, so
+that 512 replies need no more memory here than eight. Peak is the rise of the process's resident
+memory above its level with supernet, replies and outgoing buffer.
 """
 
 import statistics
@@ -19,18 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.figures import Effort, Figure, milliseconds, seconds, torch_threads
-from bench.loops import RECIPE, pictures
-from bench.merging import OPTIONS, Round, peak_beyond
-from bench.rounds import rounds
-from client.training import train
-from server.averaging import Averaging
-from server.outgoing import gather
-from server.replies import finite
-from server.settings import check_settings
-from supernet import SearchSpace, extract, load_space
-from supernet.resnet import ResNet10To26
-from supernet.wire import LocalTraining, unpack
+from superfednas.bench.figures import Effort, Figure, milliseconds, seconds, torch_threads
+from superfednas.bench.loops import pictures
+from superfednas.bench.merging import Round, peak_beyond
+from superfednas.bench.rounds import rounds
+from superfednas.client.training import train
+from superfednas.server.average.choose import Averaging
+from superfednas.server.round.check import finite
+from superfednas.server.round.encode import gather
+from superfednas.server.round.orders import SUPERNET
+from superfednas.server.settings import check_settings
+from superfednas.supernet import SearchSpace, extract
+from superfednas.supernet.families.resnet.spaces import ResNet10To26, ResNetTiny
+from superfednas.tasks.images import Images
+from superfednas.wire.flat import unpack
+from superfednas.wire.order import LocalTraining
 
 IMAGES = 100
 MOVING = ("messages: cut out, serialise", "the clients, empty", "replies: check, average")
@@ -52,7 +55,7 @@ def training_seconds(space: SearchSpace) -> float:
         module = space.build(space.smallest)
         module.load_state_dict(extract(space.init(0), space.boxes(space.smallest)))
         times.append(
-            seconds(lambda: train(module, data, RECIPE, local, seed=0, round=1, name="0"))  # noqa: B023
+            seconds(lambda: train(module, data, local, seed=0, round=1, name="0"))  # noqa: B023
         )
     return statistics.median(times[1:])
 
@@ -119,7 +122,7 @@ def by_replies(
                 gather(what.state, cut, buffer[: flat.size])
 
         def merge() -> None:
-            average = averaging.open(what.state)  # noqa: B023
+            average = averaging.open({SUPERNET: what.state})[SUPERNET]  # noqa: B023
             for cut, flat in again:  # noqa: B023
                 assert finite(flat, "float32")
                 average.add(unpack(flat, cut.shapes), 1.0, cut)
@@ -140,7 +143,8 @@ def by_replies(
 
 def spaces() -> list[SearchSpace]:
     """Return supernets of 1.5, 10 and 72 million parameters."""
-    return [load_space("resnet-tiny", **OPTIONS), Middle(**OPTIONS), ResNet10To26(**OPTIONS)]
+    task = Images(10, 3, 32)
+    return [ResNetTiny(task), Middle(task), ResNet10To26(task)]
 
 
 def figures(effort: Effort) -> Iterator[Figure]:

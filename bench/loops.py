@@ -1,10 +1,11 @@
 """A client's local training against a bare PyTorch loop, and augmentation against PIL.
 
 The bare loop is what one writes by hand for this subnet: the same batches, already augmented and
-normalised, forward, backward, clipping, SGD. The client's loop is ``client.training.train`` as
-nodes run it, with the drawing of batches and their augmentation. Both start from the same weights
-and train the same images, in turns, in one process; ratios are taken within a turn. A pipeline of
-PIL images, one image at a time as torchvision's transforms do it, is timed on the same pictures.
+normalised, forward, backward, clipping, SGD. The client's loop is
+``superfednas.client.training.train`` as nodes run it, with the drawing of batches and their
+augmentation. Both start from the same weights and train the same images, in turns, in one process;
+ratios are taken within a turn. A pipeline of PIL images, one image at a time as torchvision's
+transforms do it, is timed on the same pictures.
 """
 
 import copy
@@ -17,34 +18,28 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.figures import Effort, Figure, faster, in_turns, torch_threads
-from client.training import batch_indices, train
-from data import Augment, Dataset, Split, augmented_batch
-from nas.ladder import ladder
-from supernet import Architecture, SearchSpace, extract, load_space
-from supernet.streams import Purpose, torch_stream
-from supernet.wire import LocalTraining
+from superfednas.bench.figures import Effort, Figure, faster, in_turns, torch_threads
+from superfednas.client.training import batch_indices, train
+from superfednas.common.streams import Purpose, torch_stream
+from superfednas.data import Dataset, Split
+from superfednas.supernet import Architecture, SearchSpace, extract, load_space
+from superfednas.supernet.ladder import ladder
+from superfednas.tasks import Inputs
+from superfednas.tasks.images import Augment, Images
+from superfednas.tasks.task import Tensors
+from superfednas.wire.order import LocalTraining
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 RECIPE = Augment(4, True, 16)
 
 
-def pictures(count: int, size: int, channels: int) -> Dataset:
+def pictures(count: int, size: int, channels: int, augment: Augment = RECIPE) -> Dataset:
     """Return random images: their content does not change what is timed."""
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, channels, size, size), np.uint8))
-    split = Split(images, torch.from_numpy(rng.integers(0, 10, count)))
-    none = Split(images[:0], split.labels[:0])
-    return Dataset(
-        "random",
-        split,
-        none,
-        none,
-        tuple(map(str, range(10))),
-        MEAN[:channels],
-        STD[:channels],
-        None,
-    )
+    split = Split({"images": images}, {"labels": torch.from_numpy(rng.integers(0, 10, count))})
+    task = Images(10, channels, size, mean=MEAN[:channels], std=STD[:channels], augment=augment)
+    return Dataset("random", task, split, split.first(0), split.first(0))
 
 
 def bare(
@@ -88,10 +83,9 @@ class Task:
 
     def parts(self) -> tuple[SearchSpace, Architecture, Dataset]:
         """Return the space, the architecture and random images."""
-        shape = {"num_classes": 10, "in_channels": self.channels, "image_size": self.size}
-        space = load_space(self.space, norm="group", **shape)
+        space = load_space(self.space, in_channels=self.channels, image_size=self.size)
         arch = ladder(space, 5)[self.rung]
-        return space, arch, pictures(self.images, self.size, self.channels)
+        return space, arch, pictures(self.images, self.size, self.channels, self.augment)
 
 
 def compare(task: Task, turns: int) -> dict[str, list[float]]:
@@ -101,37 +95,46 @@ def compare(task: Task, turns: int) -> dict[str, list[float]]:
     order = torch_stream(0, Purpose.LOCAL_ORDER, round=1, name="0")
     draws = torch_stream(0, Purpose.AUGMENT, round=1, name="0")
     batches = [
-        (
-            augmented_batch(data.train.images[rows], task.augment, data.mean, data.std, draws),
-            data.train.labels[rows],
-        )
+        (read, targets["labels"])
         for rows in batch_indices(len(data.train), local, order, merge_single=False)
+        for (read,), targets in [augmented(data, rows, draws)]
     ]
     fresh = space.build(arch)
     fresh.load_state_dict(extract(space.init(0), space.boxes(arch)))
     module = copy.deepcopy(fresh)
     ways: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(module, batches, local),
-        "client": lambda: train(module, data, task.augment, local, seed=0, round=1, name="0"),
+        "client": lambda: train(module, data, local, seed=0, round=1, name="0"),
     }
     return in_turns(ways, turns, ready=lambda: module.load_state_dict(fresh.state_dict()))
 
 
-def pil_rate(data: Dataset, augment: Augment) -> float:
+def augmented(
+    data: Dataset, rows: torch.Tensor | slice, draws: torch.Generator
+) -> tuple[Inputs, Tensors]:
+    """Return some rows as training takes them."""
+    split = data.train
+    return data.task.batch(split.fields, split.targets, rows, torch.device("cpu"), draws)
+
+
+def pil_rate(data: Dataset) -> float:
     """Return images/s of crop, flip, tensor, normalise and Cutout, one PIL image at a time."""
     from torchvision import transforms
 
-    size = data.image_size
+    task = data.task
+    assert isinstance(task, Images)
+    augment, pixels = task.augment, data.train.fields["images"]
+    size = pixels.shape[-1]
     steps = transforms.Compose(
         [
             transforms.RandomCrop(size, padding=augment.crop),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            transforms.Normalize(data.mean, data.std),
+            transforms.Normalize(MEAN, STD),
         ]
     )
     convert = transforms.ToPILImage()
-    images = [convert(image) for image in data.train.images]
+    images = [convert(image) for image in pixels]
     rng = np.random.default_rng(0)
 
     def run() -> None:
@@ -147,14 +150,13 @@ def pil_rate(data: Dataset, augment: Augment) -> float:
     return len(images) / statistics.median(in_turns({"": run}, 3)[""])
 
 
-def tensor_rate(data: Dataset, augment: Augment, batch: int) -> float:
+def tensor_rate(data: Dataset, batch: int) -> float:
     """Return images/s of the same in batches of tensors."""
     draws = torch.Generator().manual_seed(0)
 
     def run() -> None:
         for start in range(0, len(data.train), batch):
-            rows = data.train.images[start : start + batch]
-            augmented_batch(rows, augment, data.mean, data.std, draws)
+            augmented(data, slice(start, start + batch), draws)
 
     return len(data.train) / statistics.median(in_turns({"": run}, 5)[""])
 
@@ -183,7 +185,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
                 None if effort == "quick" else 0.95,
             )
         data = pictures(200 if effort == "quick" else 2000, 32, 3)
-        pil, tensors = pil_rate(data, RECIPE), tensor_rate(data, RECIPE, 64)
+        pil, tensors = pil_rate(data), tensor_rate(data, 64)
     yield Figure(
         "training",
         "crop, flip, normalise, Cutout of 32×32 images, batches of 64",

@@ -1,4 +1,4 @@
-"""Where something was measured: command, machine, versions, date."""
+"""Conditions of a measurement: command, machine, versions, date."""
 
 import datetime
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from nas.workbench import describe_device
+from superfednas.nas.cost.workbench import describe_device
 
 
 def machine() -> dict[str, str]:
@@ -25,11 +25,13 @@ def machine() -> dict[str, str]:
 
 
 def describe(settings: Mapping[str, object] | None = None) -> str:
-    """Return the lines that stand above a benchmark's result, as Markdown."""
+    """Return the lines above a benchmark's result, as Markdown."""
     found = machine()
+    script = sys.argv[0].endswith(".py") and "benchmarks" in sys.argv[0]
+    command = f"python {' '.join(sys.argv)}" if script else f"superfednas {' '.join(sys.argv[1:])}"
     said = "".join(f"- {name}: {value}\n" for name, value in (settings or {}).items())
     return (
-        f"- Command: `python {' '.join(sys.argv)}`\n"
+        f"- Command: `{command}`\n"
         f"- {found['machine']}; torch threads {torch.get_num_threads()}\n"
         f"- {found['versions']}; {found['date']}\n{said}"
     )

@@ -1,8 +1,8 @@
 """A round's extract and merge, against the machine's own copy and against the dense method.
 
 The clients hold the largest, the smallest and random subnets. A client's reply is what it was sent,
-changed, in the same memory: 64 replies of ``resnet10-26`` are 9 GB. All ways to do a round take
-turns, and ratios are taken within a turn.
+changed in place: 64 replies of ``resnet10-26`` are 9 GB. All alternatives take turns, and ratios
+are taken within a turn.
 """
 
 import ctypes
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.figures import Effort, Figure, faster, milliseconds, seconds, torch_threads
-from server.aggregation import TOGETHER, Given, blank
-from server.averaging import Averaging
-from server.outgoing import gather
-from server.settings import check_settings
-from supernet import Architecture, SearchSpace, State, extract, load_space
-from supernet.slicing import Boxes, Cut
-from supernet.wire import pack, unpack
+from superfednas.bench.figures import Effort, Figure, faster, milliseconds, seconds, torch_threads
+from superfednas.server.average.choose import Averaging
+from superfednas.server.average.overlap import TOGETHER, Given, blank
+from superfednas.server.round.encode import gather
+from superfednas.server.round.orders import SUPERNET
+from superfednas.server.settings import check_settings
+from superfednas.supernet import Architecture, SearchSpace, State, extract, load_space
+from superfednas.supernet.boxes import Boxes, Cut
+from superfednas.wire.flat import pack, unpack
 
 OPTIONS: dict[str, Any] = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 BETA = 0.3
@@ -31,7 +32,7 @@ BETA = 0.3
 
 @dataclass
 class Round:
-    """What a round starts from.
+    """The start of a round.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class Round:
     archs, cuts
         One a client.
     flats
-        One outgoing buffer a client, in which its reply will lie.
+        One outgoing buffer per client, which will also hold its reply.
     """
 
     space: SearchSpace
@@ -95,7 +96,7 @@ class Round:
             flat *= np.float32(1 + 1e-3 * (number + 1))
 
     def replies(self) -> list[tuple[State, float, Boxes]]:
-        """Return every reply's tensors, its weight and where they lie."""
+        """Return every reply's tensors, its weight and the tensors' places."""
         return [
             (unpack(flat, cut.shapes), weight, cut)
             for cut, flat, weight in zip(self.cuts, self.flats, self.weights, strict=True)
@@ -171,7 +172,7 @@ class Copy:
     """
 
     def __init__(self, size: int, number: int) -> None:
-        # Written, both: what is only zeroed is one page that the processor's cache holds.
+        # Both are written: memory that is only zeroed is one page in the processor's cache.
         self._one, self._two = np.full(size, 1, np.float32), np.full(size, 2, np.float32)
         self._from, self._to = torch.from_numpy(self._one), torch.from_numpy(self._two)
         self._copies = number / (8 * size)
@@ -199,14 +200,14 @@ class Ours:
 
     def merge(self) -> State:
         """Fold the replies together; the result is the next round's state."""
-        average = self._averaging.open(self._what.state)
+        average = self._averaging.open({SUPERNET: self._what.state})[SUPERNET]
         average.add_all(Given(*reply) for reply in self._what.replies())
         self._what.state = average.result()
         return self._what.state
 
     def merge_singly(self) -> State:
         """Fold the replies one after another, as they come; the result is the same to the bit."""
-        average = self._averaging.open(self._what.state)
+        average = self._averaging.open({SUPERNET: self._what.state})[SUPERNET]
         for reply in self._what.replies():
             average.add(*reply)
         self._what.state = average.result()
@@ -214,11 +215,11 @@ class Ours:
 
 
 def peak_beyond(action: Callable[[], object]) -> int:
-    """Return by how many bytes resident memory rose above where it is now, at its highest.
+    """Return the peak rise of resident memory above its current level, in bytes.
 
     Linux with glibc only.
     """
-    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before could be used again, uncounted
+    ctypes.CDLL(None).malloc_trim(0)  # else freed memory could be reused uncounted
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     action()
@@ -231,14 +232,14 @@ def _status(key: str) -> int:
 
 
 def page_faults(action: Callable[[], object]) -> int:
-    """Return how often something touches memory that the process does not have yet."""
+    """Return the number of page faults of a call."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     action()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def agree(dense: State, merged: State) -> None:
-    """Check that both ways give the same round, but for rounding."""
+    """Check that both methods give the same round, up to rounding."""
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, dense[name], rtol=1e-5, atol=1e-5)
 

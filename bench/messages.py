@@ -1,4 +1,4 @@
-"""The bytes that a training message and its reply put on the wire.
+"""The bytes of a training message and its reply on the wire.
 
 Real messages of one round, to and from the real client (one step on the embedded digits). Counted
 is what Flower 1.31 sends: every object of the message in the form in which it is pushed and pulled
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
-from bench.figures import Effort, Figure
-from bench.rounds import Silent
-from client.app import app as client_app
-from server.app import prepare
-from server.local_grid import LocalGrid
-from server.strategy import SupernetStrategy
-from supernet.wire import numpy_dtype
+from superfednas.bench.figures import Effort, Figure
+from superfednas.bench.rounds import Silent
+from superfednas.client.app import app as client_app
+from superfednas.flower.local_grid import LocalGrid
+from superfednas.server.app import prepare
+from superfednas.server.strategy import SupernetStrategy
+from superfednas.wire.flat import numpy_dtype
 
 REQUEST = 192
-ENVELOPE = 4000  # bytes that a message may have beside its numbers
+ENVELOPE = 4000  # bytes that a message may have in addition to its numbers
 
 
 def on_the_wire(message: Message) -> int:
     """Return the bytes in which Flower carries a message."""
-    # Flower's own modules move between versions, so this is looked up where it is used.
+    # Flower's internal modules move between versions, so this is imported where it is used.
     from flwr.app import RecordDict
     from flwr.common.serde import message_to_proto
     from flwr.supercore.inflatable.inflatable_object import (

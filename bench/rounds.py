@@ -1,10 +1,10 @@
-"""What a round costs beside the clients' work, in one process.
+"""The cost of a round besides the clients' work, in one process.
 
-The clients are empty: each sends back the array that it was sent, as it is. What remains is ours:
-who is there, who gets what, cutting out and serialising, checking, averaging, metrics, the
-checkpoint (which is written while the next round goes on).
-Each cause is the time inside the functions that its row names, and the rest is what is left of the
-round. A copy of the same bytes is timed in the same call: the floor of what moves weights.
+The clients are empty: each sends back the array it was sent. What remains is ours: who is online,
+who gets what, extraction and serialisation, checks, averaging, metrics, and the checkpoint (which
+is written during the next round). Each cause is the time inside the functions that its row names;
+the rest is the remainder of the round. A copy of the same bytes is timed in the same call, as the
+floor for moving weights.
 """
 
 import statistics
@@ -20,24 +20,28 @@ from unittest.mock import patch
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from bench import fedavg
-from bench.figures import Effort, Figure, faster, milliseconds
-from server import strategy
-from server.app import prepare
-from server.folding import Folding
-from server.local_grid import LocalGrid
-from server.progress import Progress
-from server.roster import Roster
-from server.run_folder import RunFolder
-from server.strategy import SupernetStrategy
-from supernet.config import flatten
-from supernet.wire import ARRAYS, CONFIG, METRICS, PROTOCOL, source_fingerprint
+from superfednas.bench import fedavg
+from superfednas.bench.figures import Effort, Figure, faster, milliseconds
+from superfednas.common.settings import flatten
+from superfednas.flower.local_grid import LocalGrid
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import RoundRow
+from superfednas.server import strategy
+from superfednas.server.app import prepare
+from superfednas.server.journal.progress import Progress
+from superfednas.server.methods.base import Configured
+from superfednas.server.nodes import Roster
+from superfednas.server.round import sample
+from superfednas.server.round.fold import Folding
+from superfednas.server.strategy import SupernetStrategy
+from superfednas.wire.order import ARRAYS, CONFIG, METRICS, PROTOCOL
+from superfednas.wire.source import source_fingerprint
 
 CAUSES: dict[str, list[tuple[Any, str]]] = {
     "who is there (roster)": [(Roster, "refresh")],
     "who takes part, who gets what (sampling, policy)": [
-        (strategy, "sample_clients"),
-        (strategy, "round_weights"),
+        (sample, "sample_clients"),
+        (Configured, "orders"),
     ],
     "messages: cut out, serialise": [(strategy, "train_messages")],
     "the clients, empty": [(LocalGrid, "_serve")],
@@ -61,7 +65,7 @@ class Silent(Progress):
 
 
 def echo(message: Message, context: Context) -> Message:
-    """Answer as a client does that has nothing to do."""
+    """Answer like a client that has nothing to do."""
     order = cast(ConfigRecord, message.content[CONFIG])
     if "train" not in message.metadata.message_type:
         about: dict[str, Any] = {
@@ -142,23 +146,22 @@ def rounds(
         trainer = SupernetStrategy(prepared.settings, run=run, progress=Silent())
         ended = time.perf_counter()
 
-        def after(row: dict[str, Any]) -> None:
+        def after(row: RoundRow) -> None:
             nonlocal ended
             now = time.perf_counter()
-            moved = sum(c["bytes_down"] + c["bytes_up"] for c in row["clients"])
-            assert all(client["accepted"] for client in row["clients"]), row
-            seen.append((now - ended, dict(spent), moved))
+            assert not row.refused, row
+            seen.append((now - ended, dict(spent), row.bytes))
             spent.clear()
             ended = now
 
-        trainer._hooks.append(after)
+        trainer.hooks.append(after)
         configs = {n + 1: {"partition-id": n, "num-partitions": nodes} for n in range(nodes)}
         grid = LocalGrid(echo, configs, {}, 1)
         try:
             trainer.train(grid, prepared.state)
         finally:
             grid.close()
-    steady = seen[1:]  # the first meets the nodes
+    steady = seen[1:]  # the first round queries the nodes
     causes = {
         cause: statistics.median(row[1].get(cause, 0.0) for row in steady) for cause in CAUSES
     }

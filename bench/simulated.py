@@ -5,10 +5,9 @@ process after the other, in turns. The clients are empty: each sends back the ar
 sent. **Ours** is a whole run of this project: assignment, cutting out, checks, average, metrics and
 checkpoints. **Bare** is Flower's own ``FedAvg`` with no evaluation; its model is one flat array of
 the median size of our subnets, or the same numbers as a model's tensors, as a plain app sends them.
-Flower's grid looks for replies every three seconds, so a third rival has one that looks every ten
-milliseconds: what is left is Ray, Flower's messages and the average.
-A round is timed from the end of one to the end of the next; the first, which starts actors, does
-not count.
+Flower's grid polls for replies every three seconds, so a third rival polls every ten milliseconds:
+what remains is Ray, Flower's messages and the average. A round is timed from the end of one to the
+end of the next; the first, which starts actors, does not count.
 """
 
 import functools
@@ -28,13 +27,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from bench import fedavg
-from bench.figures import Effort, Figure, faster, milliseconds
-from bench.rounds import Silent, echo, strategy_values
-from server.app import prepare
-from server.run_folder import RunFolder
-from server.strategy import SupernetStrategy
-from supernet.config import flatten
+from superfednas.bench import fedavg
+from superfednas.bench.figures import Effort, Figure, faster, milliseconds
+from superfednas.bench.rounds import Silent, echo, strategy_values
+from superfednas.common.settings import flatten
+from superfednas.records.folder import RunFolder
+from superfednas.server.app import prepare
+from superfednas.server.strategy import SupernetStrategy
 
 NODES = 10
 OURS, FLAT, TENSORS = "ours", "bare, one array", "bare, a model's tensors"
@@ -49,7 +48,7 @@ def run_ours(grid: Grid, space: str, clients: int, count: int, folder: Path) -> 
     settings = prepared.settings
     run = RunFolder.create(str(folder), flatten(settings), settings.space.space)
     trainer, ended = SupernetStrategy(settings, run=run, progress=Silent()), [time.perf_counter()]
-    trainer._hooks.append(lambda row: ended.append(time.perf_counter()))
+    trainer.hooks.append(lambda row: ended.append(time.perf_counter()))
     trainer.train(grid, prepared.state)
     return list(np.diff(ended))
 
@@ -93,14 +92,22 @@ def simulate(way: str, space: str, clients: int, count: int) -> None:
 
 
 def rounds(way: str, space: str, clients: int, count: int) -> float:
-    """Simulate in a process of its own; return the median seconds of all rounds but the first.
+    """Simulate in a separate process; return the median seconds of all rounds but the first.
 
     Raises
     ------
     RuntimeError
-        With what it said, where it gave no result.
+        With its output, if it gave no result.
     """
-    command = [sys.executable, "-m", "bench.simulated", way, space, str(clients), str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "superfednas.bench.simulated",
+        way,
+        space,
+        str(clients),
+        str(count),
+    ]
     with tempfile.TemporaryDirectory() as home:
         quiet = {"FLWR_HOME": home, "FLWR_TELEMETRY_ENABLED": "0"}
         env = {**os.environ, **quiet}

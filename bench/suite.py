@@ -1,7 +1,7 @@
-"""All measures in their order, each in a process of its own.
+"""All measures in order, each in its own process.
 
-A measure begins with fresh memory and its own number of threads, and one that fails or is killed
-for its memory does not take the others' figures with it.
+A measure begins with fresh memory and its own number of threads, and one that fails or runs out of
+memory does not affect the others' figures.
 """
 
 import importlib
@@ -10,29 +10,29 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from bench.figures import Effort, Figure
+from superfednas.bench.figures import Effort, Figure
 
 # Name to the module whose ``figures`` it is, and whether it takes minutes.
 _MODULES = {
-    "merge": ("bench.merging", False),
-    "rounds": ("bench.rounds", False),
-    "wire": ("bench.messages", False),
-    "training": ("bench.loops", False),
-    "gpu": ("bench.gpu", False),
-    "search": ("bench.counting", False),
-    "growth": ("bench.growth", True),
-    "ray": ("bench.simulated", True),
+    "merge": ("superfednas.bench.merging", False),
+    "rounds": ("superfednas.bench.rounds", False),
+    "wire": ("superfednas.bench.messages", False),
+    "training": ("superfednas.bench.loops", False),
+    "gpu": ("superfednas.bench.gpu", False),
+    "search": ("superfednas.bench.counting", False),
+    "growth": ("superfednas.bench.growth", True),
+    "ray": ("superfednas.bench.simulated", True),
 }
 MEASURES = tuple(_MODULES)
 
 
 def chosen(effort: Effort, only: Sequence[str]) -> list[str]:
-    """Return the measures to take: ``only`` these, else all of an effort, in their order.
+    """Return the measures to take: ``only`` these, else all of an effort, in order.
 
     Raises
     ------
     ValueError
-        For a name that is no measure.
+        For a name that is not a measure.
     """
     for name in only:
         if name not in _MODULES:
@@ -53,7 +53,7 @@ def _take(module: str, effort: Effort) -> list[Figure]:
 
 
 def take_apart(name: str, effort: Effort) -> list[Figure]:
-    """Take one measure in a fresh process; where it fails, one figure says why."""
+    """Take one measure in a fresh process; if it fails, one figure says why."""
     fresh = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=fresh) as pool:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.figures import Figure
+from superfednas.bench.figures import Figure
 
 BEGIN = "<!-- figures: made by `superfednas bench --readme`; do not edit -->"
 END = "<!-- figures end -->"
@@ -37,7 +37,7 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 
 def to_json(where: Mapping[str, str], figures: Sequence[Figure]) -> str:
-    """Return where it was measured and all figures as JSON."""
+    """Return the conditions and all figures as JSON."""
     rows = [dataclasses.asdict(figure) for figure in figures]
     return json.dumps({**where, "figures": rows}, indent=1, ensure_ascii=False) + "\n"
 
@@ -49,7 +49,7 @@ def from_json(text: str) -> tuple[dict[str, str], list[Figure]]:
 
 
 def section(where: Mapping[str, str], figures: Sequence[Figure]) -> str:
-    """Return a README's section: the table and where it was measured."""
+    """Return a README's section: the table and its conditions."""
     said = f"`{where['command']}` on {where['machine']}; {where['versions']}; {where['date']}."
     return f"{BEGIN}\n{markdown(figures)}\n\n{LEGEND} {said}\n{END}"
 
@@ -60,7 +60,7 @@ def write_section(path: Path, where: Mapping[str, str], figures: Sequence[Figure
     Raises
     ------
     ValueError
-        Where the document has not both marks, once each and in order.
+        If the document does not have both marks, once each and in order.
     """
     text = path.read_text(encoding="utf-8")
     before, begun, rest = text.partition(BEGIN)

@@ -14,10 +14,11 @@ from typing import Annotated
 
 import typer
 
-from bench.equal_cost import cost_by_round, run_cell
-from bench.machine import describe
-from server.progress import amount
-from server.run_folder import RunFolder
+from superfednas.bench.equal_cost import cost_by_round, run_cell
+from superfednas.bench.machine import describe
+from superfednas.common.words import amount
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import SummaryRow, last_test, of_kind
 
 CLIENTS = 20
 RECIPE = {
@@ -60,21 +61,21 @@ def table(cells: dict[tuple[float, int, str], Path]) -> str:
         if not (folder / "supernet.safetensors").exists():
             continue
         rows = RunFolder.open(folder).rows()
-        test = next(row for row in rows if row["kind"] == "test")
-        summary = next(row for row in rows if row["kind"] == "summary")
+        test, (summary, *_) = last_test(rows), of_kind(rows, SummaryRow)
+        assert test is not None
         if names is None:
-            names = [rung["name"] for rung in test["ladder"]]
-            macs = [f"{rung['name']} ({rung['macs'] / 1e6:.2f})" for rung in test["ladder"]]
+            names = [rung.name for rung in test.ladder]
+            macs = [f"{rung.name} ({rung.macs / 1e6:.2f})" for rung in test.ladder]
             rungs = " | ".join(macs)
             lines.append(f"| α | seed | method | {rungs} | rounds | GMAC·images | bytes |")
             lines.append("|" + "---|" * (len(names) + 6))
-        accuracy = {rung["name"]: f"{rung['accuracy']:.2%}" for rung in test["ladder"]}
+        accuracy = {rung.name: f"{rung['accuracy']:.2%}" for rung in test.ladder}
         if method.startswith("FedAvg"):  # its other subnets were never trained
             own = method.split()[1]
             accuracy = {name: text if name == own else "" for name, text in accuracy.items()}
         rungs = " | ".join(accuracy[name] for name in names)
-        cost = f"{summary['gmac_images']:,.0f} | {amount(summary['bytes'])}"
-        lines.append(f"| {alpha:g} | {seed} | {method} | {rungs} | {summary['round']} | {cost} |")
+        cost = f"{summary.gmac_images:,.0f} | {amount(summary.bytes)}"
+        lines.append(f"| {alpha:g} | {seed} | {method} | {rungs} | {summary.round} | {cost} |")
     return "\n".join(lines)
 
 

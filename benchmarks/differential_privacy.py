@@ -1,4 +1,4 @@
-r"""What clipping and noise on what clients send cost in accuracy.
+r"""The cost in accuracy of clipping and noise on what clients send.
 
     python benchmarks/differential_privacy.py runs/privacy --averagings overlap \
         --clips 0.1,0.3,1 --noises 0,0.003,0.03
@@ -18,8 +18,9 @@ import torch
 import typer
 
 import superfednas
-from bench.machine import describe
-from server.run_folder import RunFolder
+from superfednas.bench.machine import describe
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import EvaluationRow, of_kind
 
 EVERY = 20
 AVERAGINGS = ("overlap", "maxnet")
@@ -47,8 +48,12 @@ def run_cell(folder: Path, cell: Cell, rounds: int) -> None:
 
 def means(folder: Path, kind: str) -> list[str]:
     """Return the ladder's mean accuracy at each ``evaluation`` (validation split) or ``test``."""
-    rows = [row for row in RunFolder.open(folder).rows() if row["kind"] == kind]
-    return [f"{sum(r['accuracy'] for r in row['ladder']) / len(row['ladder']):.1%}" for row in rows]
+    rows = of_kind(RunFolder.open(folder).rows(), EvaluationRow)
+    return [
+        f"{sum(r['accuracy'] for r in row.ladder) / len(row.ladder):.1%}"
+        for row in rows
+        if row.kind == kind
+    ]
 
 
 def table(out: Path, cells: list[Cell], test: bool) -> str:

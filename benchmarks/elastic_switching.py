@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +19,17 @@ import numpy as np
 import torch
 import typer
 
-from bench.machine import describe
-from deploy.card import Card
-from deploy.elastic import ElasticModel, write_elastic
-from nas.accuracy import subnet_module
-from nas.ladder import ladder
-from supernet import Architecture, SearchSpace, load_space
+from superfednas.bench.machine import describe
+from superfednas.deploy.device.cards import make_card
+from superfednas.deploy.device.elastic import ElasticModel
+from superfednas.deploy.device.elastic_file import write_elastic
+from superfednas.deploy.device.menu import menu_entry
+from superfednas.deploy.device.runtime.card import Card
+from superfednas.nas.score.tallies import subnet_module
+from superfednas.supernet import Architecture, SearchSpace, load_space
+from superfednas.supernet.ladder import ladder
+from superfednas.tasks.describe import describe as describe_task
+from superfednas.tasks.images import Images
 
 OPTIONS = {"num_classes": 10, "in_channels": 3, "image_size": 32, "norm": "group"}
 BATCHES = (1, 64)
@@ -42,20 +48,9 @@ def spread(times: list[float]) -> str:
 
 
 def elastic_card(space: SearchSpace, name: str, menu: dict[str, Architecture]) -> Card:
-    entries = [
-        {"architecture": arch.to_json(), "macs": space.macs(arch), "params": space.params(arch)}
-        for arch in menu.values()
-    ]
-    return Card(
-        space={"space": name, **OPTIONS},
-        architecture=space.largest.to_json(),
-        classes=tuple(map(str, range(OPTIONS["num_classes"]))),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        macs=space.macs(space.largest),
-        params=space.params(space.largest),
-        menu=tuple(entries),
-    )
+    described, options = describe_task(Images()), {"space": name, **OPTIONS}
+    card = make_card(space, options, space.largest, described, source={})
+    return replace(card, menu=tuple(menu_entry(space, arch) for arch in menu.values()))
 
 
 def switching(model: ElasticModel, state: dict, menu: list[Architecture], repeats: int) -> str:
@@ -93,7 +88,7 @@ def latency(model: ElasticModel, state: dict, menu: dict[str, Architecture], rep
     for name, arch in menu.items():
         model.use(arch)
         copy = subnet_module(space, state, arch).eval().requires_grad_(False)
-        sizes = (4 * space.params(arch), model.copied_bytes, model.transient_bytes)
+        sizes = (4 * space.params(arch), model.active.copied_bytes, model.active.transient_bytes)
         row = f"| {name} | {space.macs(arch) / 1e6:.2f} | "
         row += " | ".join(f"{size / 1e6:.2f}" for size in sizes)
         for count in BATCHES:

@@ -22,12 +22,12 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.machine import describe
-from tests.processes import BIN, ROOT, environment, fleet, flwr_run
+from superfednas.bench.machine import describe
+from tests.support.processes import BIN, ROOT, environment, fleet, flwr_run
 
 NODES = 2
 PLAIN = [str(BIN / "flower-supernode")]
-OURS = [sys.executable, "-m", "cli", "node"]
+OURS = [sys.executable, "-m", "superfednas.cli", "node"]
 TRAINING: dict[str, object] = {
     "clients-per-round": NODES,
     "min-nodes": NODES,

@@ -22,12 +22,13 @@ from typing import Annotated, Any
 import typer
 
 import superfednas
-from bench.equal_cost import cost_by_round, rounds_within, run_cell
-from bench.machine import describe
-from server.methods import METHODS
-from server.personal import personal_files
-from server.progress import amount
-from server.run_folder import RunFolder
+from superfednas.bench.equal_cost import cost_by_round, rounds_within, run_cell
+from superfednas.bench.machine import describe
+from superfednas.common.words import amount
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import SummaryRow, of_kind
+from superfednas.server.errands.personalise import personal_files
+from superfednas.server.methods import METHODS
 
 RECIPE: dict[str, Any] = {
     "space": "mobilenetv1-tiny",
@@ -129,7 +130,7 @@ def table(rows: list[Cell]) -> str:
         if not files:
             continue
         found = {row["name"]: row for row in json.loads(files[-1].read_text())["subnets"]}
-        summary = next(row for row in run.rows() if row["kind"] == "summary")
+        summary = of_kind(run.rows(), SummaryRow)[-1]
         accuracies = [
             f"{found[name][k]['mean']:.1%} ± {found[name][k]['sd']:.1%}".replace("%", "")
             # FedAvg has trained no other subnet than the largest.
@@ -141,8 +142,8 @@ def table(rows: list[Cell]) -> str:
         lines.append(
             f"| {cell.data} | {cell.seed} | {cell.name} | "
             + " | ".join(accuracies)
-            + f" | {summary['round']} | {summary['gmac_images']:,.0f} "
-            + f"| {amount(summary['bytes'])} |"
+            + f" | {summary.round} | {summary.gmac_images:,.0f} "
+            + f"| {amount(summary.bytes)} |"
         )
     return "\n".join(lines)
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import typer
 
-from bench.machine import describe
-from nas.accuracy import prepare
-from report.canvas import LIGHT, head, new_figure, plain, png
-from supernet import Architecture, SearchSpace, extract, load_space
-from supernet.layout import layout_of
+from superfednas.bench.machine import describe
+from superfednas.nas.score.tallies import prepare
+from superfednas.report.canvas import LIGHT, head, new_figure, plain, png
+from superfednas.supernet import Architecture, SearchSpace, extract, load_space
+from superfednas.supernet.memory_format import layout_of
 
 
 def milliseconds(
@@ -35,7 +35,7 @@ def milliseconds(
     for arch in archs:
         module = space.build(arch)
         module.load_state_dict(extract(state, space.boxes(arch)))
-        prepare(module, None, (), ())
+        prepare(module, None)
         modules.append(module.to(memory_format=layout_of(module)))
     fastest = [float("inf")] * len(archs)
     with torch.inference_mode():

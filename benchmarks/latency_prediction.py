@@ -1,13 +1,14 @@
-"""How well a table of block latencies predicts whole networks that it has not seen.
+"""Predictions of whole networks by a table of block latencies that has not seen them.
 
     python benchmarks/latency_prediction.py --seconds 120 --out latency
 
-Every case is measured by ``nas.profiling.measure`` in a process of its own: blocks, the networks
-that the table is fitted to and those held out, in turns. Two baselines see the same measurements:
-the sum of the blocks without the fitted constant and factor, and a line through MACs alone, fitted
-to the same networks. Errors are absolute and relative, on the networks held out: median, 90th
-percentile, largest; ρ is Spearman's rank correlation. The spread (quartiles' distance over median,
-of the median network) says how idle the machine was; where it cannot be, take ``--clock cpu``.
+Every case is measured by ``superfednas.nas.cost.profiling.measure`` in a process of its own:
+blocks, the networks that the table is fitted to and those held out, in turns. Two baselines see
+the same measurements: the sum of the blocks without the fitted constant and factor, and a line
+through MACs alone, fitted to the same networks. Errors are absolute and relative, on the networks
+held out: median, 90th percentile, largest; ρ is Spearman's rank correlation. The
+spread (quartiles' distance over median, of the median network) says how idle the machine was; where
+it cannot be, take ``--clock cpu``.
 """
 
 import multiprocessing
@@ -22,9 +23,9 @@ import numpy as np
 import typer
 from scipy.stats import spearmanr
 
-from nas.latency import Errors, LatencyTable, together
-from nas.profiling import fit_line, measure
-from supernet import SearchSpace, load_space
+from superfednas.nas.cost.latency import Errors, LatencyTable, together
+from superfednas.nas.cost.profiling import fit_line, measure
+from superfednas.supernet import SearchSpace, load_space
 
 HEADER = (
     "| space | input | batch | threads | blocks | fitted | held out | measured, ms | spread "

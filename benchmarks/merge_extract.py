@@ -25,12 +25,12 @@ import torch
 import typer
 from flwr.app import Array
 
-from bench.figures import seconds
-from bench.machine import describe
-from bench.merging import OPTIONS, Round, measure
-from supernet import load_space
-from supernet.memory import keep_freed_memory
-from supernet.npy import flat_fields, flat_view
+from superfednas.bench.figures import seconds
+from superfednas.bench.machine import describe
+from superfednas.bench.merging import OPTIONS, Round, measure
+from superfednas.common.malloc import keep_freed_memory
+from superfednas.supernet import load_space
+from superfednas.wire.npy import flat_fields, flat_view
 
 
 def row_of(what: Round, rounds: int, allocating: int) -> dict[str, str]:

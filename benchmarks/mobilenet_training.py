@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import typer
 
-from bench.machine import describe
-from client.objective import Objective
-from client.shared_weights import SharedWeights
-from supernet import Architecture, SearchSpace, extract, load_space
-from supernet.slicing import Cut
-from supernet.wire import LocalTraining
+from superfednas.bench.machine import describe
+from superfednas.client.objective import Objective
+from superfednas.client.shared_weights import SharedWeights
+from superfednas.supernet import Architecture, SearchSpace, extract, load_space
+from superfednas.supernet.boxes import Cut
+from superfednas.wire.order import LocalTraining
 
 LOCAL = LocalTraining()
 CASES = [

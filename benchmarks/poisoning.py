@@ -19,13 +19,14 @@ import torch
 import typer
 from flwr.app import Array, ArrayRecord, Context, Message
 
-from bench.machine import describe
-from client.app import app as client_app
-from server.app import prepare, run_training
-from server.local_grid import LocalGrid
-from server.progress import Progress
-from server.run_folder import RunFolder
-from supernet.config import flatten
+from superfednas.bench.machine import describe
+from superfednas.client.app import app as client_app
+from superfednas.common.settings import flatten
+from superfednas.flower.local_grid import LocalGrid
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import EvaluationRow, of_kind
+from superfednas.server.app import prepare, run_training
+from superfednas.server.journal.progress import Progress
 
 CLIENTS = 10
 EVERY = 20
@@ -63,6 +64,7 @@ def run_cell(folder: Path, attack: str, averaging: str, seed: int, rounds: int) 
         "seed": seed,
         "clients": CLIENTS,
         "averaging": averaging,
+        "max-change": 1e6,  # the averages alone, without the bound that refuses long changes
         "evaluate-every": EVERY,
         "run-dir": str(folder),
     }
@@ -77,8 +79,10 @@ def run_cell(folder: Path, attack: str, averaging: str, seed: int, rounds: int) 
 
 def means(folder: Path, kind: str) -> list[float]:
     """Return the ladder's mean accuracy at each ``evaluation`` (validation split) or ``test``."""
-    rows = [row for row in RunFolder.open(folder).rows() if row["kind"] == kind]
-    return [sum(r["accuracy"] for r in row["ladder"]) / len(row["ladder"]) for row in rows]
+    rows = of_kind(RunFolder.open(folder).rows(), EvaluationRow)
+    return [
+        sum(r["accuracy"] for r in row.ladder) / len(row.ladder) for row in rows if row.kind == kind
+    ]
 
 
 def table(out: Path, seeds: list[int]) -> str:

@@ -18,14 +18,14 @@ import numpy as np
 import typer
 from scipy.stats import spearmanr
 
-from bench.machine import describe
-from nas.costs import Costs
-from nas.exact import Tables
-from nas.fitness import Fitness
-from nas.regression import Regression, stratified
-from nas.search import search
-from supernet import Architecture, SearchSpace, load_space
-from supernet.resnet import ResNetArchitecture
+from superfednas.bench.machine import describe
+from superfednas.nas.cost.costs import Costs
+from superfednas.nas.engine.choose import search
+from superfednas.nas.front import Tables
+from superfednas.nas.score.regression import Regression, stratified
+from superfednas.nas.score.zero_cost import Fitness
+from superfednas.supernet import Architecture, SearchSpace, load_space
+from superfednas.supernet.families.resnet.spaces import ResNetArchitecture
 
 BINS = ((0.0, 0.95), (0.95, 1.45), (1.45, 2.45), (2.45, 9.9))  # GMACs, as DeepFedNAS divides
 TOP = 10

@@ -28,17 +28,17 @@ import typer
 from rich.progress import track
 
 import superfednas
-from bench.machine import describe
-from data import Dataset, Split
-from data.splits import stratified
-from deploy.trained import Trained
-from nas.accuracy import batches
-from nas.plan import Plan
-from nas.planner import Request
-from server.run_folder import RunFolder
-from server.settings import check_settings
-from supernet import Architecture
-from supernet.config import flatten
+from superfednas.bench.machine import describe
+from superfednas.common.settings import flatten
+from superfednas.data import Dataset, Split
+from superfednas.data.splits import stratified
+from superfednas.nas.pipeline import Request
+from superfednas.nas.plan import Plan
+from superfednas.nas.score.tallies import batches
+from superfednas.records.folder import RunFolder
+from superfednas.records.trained import Trained
+from superfednas.server.settings import check_settings
+from superfednas.supernet import Architecture
 
 SHARES = (0.25, 0.5, 0.75)
 RANDOM = 500
@@ -68,8 +68,8 @@ class RightAnswers:
     def _run(self, arch: Architecture, data: Dataset) -> np.ndarray:
         module = self.trained.subnet(arch)
         right = [
-            (module(images).argmax(dim=1) == labels).numpy()
-            for images, labels in batches(self.split, data.mean, data.std, torch.device("cpu"))
+            (module(*inputs).argmax(dim=1) == targets["labels"]).numpy()
+            for inputs, targets in batches(data.task, self.split, torch.device("cpu"))
         ]
         return np.concatenate(right)
 
@@ -135,8 +135,8 @@ def compare(run: Path, out: Path, images: int) -> list[str]:
     trained = Trained.open(run)
     whole = trained.data.validation
     if images and images < len(whole):
-        whole = whole.take(stratified(whole.labels.numpy(), images, "regret"))
-    labels = whole.labels.numpy()
+        whole = whole.take(stratified(trained.data.strata(whole), images, "regret"))
+    labels = trained.data.strata(whole)
     first = stratified(labels, len(labels) // 2, "regret halves")
     second = np.setdiff1d(np.arange(len(labels)), first)
     answers = RightAnswers(trained, whole, out / f"{run.name}.npz")

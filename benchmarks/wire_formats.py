@@ -17,17 +17,18 @@ from typing import Annotated
 import typer
 from cifar10_methods import RECIPE, run_cell
 
-from bench.machine import describe
-from server.run_folder import RunFolder
-from supernet.wire import WIRE_DTYPES
+from superfednas.bench.machine import describe
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import last_test
+from superfednas.wire.flat import WIRE_DTYPES
 
 
 def accuracies(folder: Path) -> dict[str, float] | None:
     """Return a finished run's test accuracy by rung of the ladder."""
     if not (folder / "supernet.safetensors").exists():
         return None
-    test = [row for row in RunFolder.open(folder).rows() if row["kind"] == "test"]
-    return {rung["name"]: rung["accuracy"] for rung in test[-1]["ladder"]} if test else None
+    test = last_test(RunFolder.open(folder).rows())
+    return None if test is None else {rung.name: rung["accuracy"] for rung in test.ladder}
 
 
 def interval(differences: list[float]) -> tuple[float, float]:

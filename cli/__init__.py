@@ -1,6 +1,6 @@
 """The ``superfednas`` command: parses, calls, prints."""
 
-from cli import (
+from superfednas.cli import (
     benching,
     comparing,
     deploying,
@@ -10,9 +10,10 @@ from cli import (
     personal,
     searching,
     spaces,
+    timing,
     training,
 )
-from cli.common import app, main
+from superfednas.cli.common import app, main
 
 __all__ = [
     "app",
@@ -26,6 +27,7 @@ __all__ = [
     "personal",
     "searching",
     "spaces",
+    "timing",
     "training",
 ]
 
@@ -34,7 +36,8 @@ _ORDER = (
     *("methods", "train", "evaluate", "report", "compare", "personalise"),
     *("search", "test", "export", "pictures", "classify", "latency", "score"),
     *("spaces", "cost"),
-    *("run", "node", "probe", "keys", "register", "revoke", "doctor", "bench", "stop"),
+    *("run", "node", "probe", "keys", "register", "revoke", "release"),
+    *("doctor", "bench", "stop"),
 )
 app.registered_commands.sort(
     key=lambda command: _ORDER.index(command.name or command.callback.__name__)  # type: ignore[union-attr]

@@ -1,5 +1,5 @@
 """``python -m cli``: the command where it is not installed."""
 
-from cli import main
+from superfednas.cli import main
 
 main()

@@ -1,16 +1,24 @@
-"""What all verbs share: the application, its options, how it prints and how it fails.
+"""Common parts of all verbs: the application, its options, its output and its errors.
 
-What takes seconds to import (torch, Flower) is imported in the verbs, so that ``--help`` is quick.
+Slow imports (torch, Flower) are made in the verbs, so that ``--help`` is quick.
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
+from typer.core import TyperCommand, TyperOption
+
+from superfednas.common.imports import import_from
+from superfednas.common.terminal import Terminal
+from superfednas.common.trust import OPTION, give, trusting
+from superfednas.common.words import one_line, printable_json
+
+if TYPE_CHECKING:
+    from superfednas.wire.order import SpaceOptions
 
 LATEST = Path("latest")
 
@@ -20,44 +28,111 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunDir = Annotated[
     Path, typer.Option("--run", help="A run folder (the last line of a training), or latest.")
 ]
 Arch = Annotated[str, typer.Option(help="largest, smallest, random:SEED or JSON.")]
-OtherData = Annotated[str, typer.Option("--dataset", help="Another data set than the run's own.")]
+OtherData = Annotated[str, typer.Option("--dataset", help="A data set other than the run's own.")]
 SpaceName = Annotated[str, typer.Option(help="A name of `superfednas spaces`, or module:Class.")]
 Norm = Annotated[str, typer.Option(help="group, none or batch.")]
 NumClasses = Annotated[int, typer.Option(help="Classes.")]
 InChannels = Annotated[int, typer.Option(help="Image channels.")]
+TaskData = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="The data set whose task the networks are for, as of `superfednas train`, in place of "
+        "--num-classes, --in-channels and --image-size.",
+    ),
+]
 ImageSize = Annotated[int, typer.Option(help="Image side in pixels.")]
 
 
 def main() -> None:
-    """Run the command; what a user can mend is one sentence and exit status 1."""
-    sys.path.insert(0, "")  # a user's own modules, named as module:Name, lie in the current folder
+    """Run the command; an error that the user can fix is one sentence and exit status 1."""
+    # A user's own modules, named as module:Name, are in the current folder.
+    import_from(Path.cwd())
+    give(part for argument in sys.argv[1:] for part in (argument, argument.partition("=")[2]))
     try:
         app()
     except Exception as error:
-        from deploy.local_superlink import RunInProgressError
-        from deploy.superlink import SuperLinkError
-        from server.app import USER_ERRORS
+        from superfednas.deploy.fleet.superlink import SuperLinkError
+        from superfednas.flower.local_superlink import RunInProgressError
+        from superfednas.server.app import USER_ERRORS
 
         if not isinstance(error, (*USER_ERRORS, RunInProgressError, SuperLinkError)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+class OpeningCommand(TyperCommand):
+    """A verb that opens files, which may name code: it has ``--trust-code``."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the verb's own options and this one."""
+        option = TyperOption(
+            param_decls=[OPTION],
+            is_flag=True,
+            help="Import the modules of a user's own that the run, the plan or the model file "
+            "names; they are remembered until they change.",
+            expose_value=False,
+            callback=_trust,
+        )
+        *own, last = super().get_params(ctx)
+        return [*own, option, last]
+
+
+def _trust(ctx: click.Context, _option: click.Parameter, value: bool) -> bool:
+    if value:
+        ctx.with_resource(trusting())
+    return value
 
 
 def show(value: Any) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(printable_json(value, indent=1))
+
+
+def say(*lines: str) -> None:
+    """Print lines at once, whatever they hold."""
+    for line in lines:
+        print(one_line(line), flush=True)
+
+
+def space_options(
+    space: str, norm: str, shape: tuple[int, int, int], dataset: str
+) -> "SpaceOptions":
+    """Return the options of a space for the task of a data set.
+
+    Parameters
+    ----------
+    space, norm
+        The space's name, and its norm.
+    shape
+        Classes, channels and side of images, where no data set is named.
+    dataset
+        Its name, or empty.
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be read.
+    """
+    from superfednas.wire.order import SpaceOptions
+
+    if not dataset:
+        return SpaceOptions(space, norm, *shape)
+    from superfednas.data import DataSettings, load_dataset
+
+    return SpaceOptions(space, norm).of(load_dataset(DataSettings(dataset=dataset)).task, dataset)
 
 
 class Display:
-    """A bar while something takes its time: a ``nas.planner.SearchProgress``."""
+    """A progress bar for slow work: a ``superfednas.nas.pipeline.SearchProgress``."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._bar = Progress(console=console, transient=True)
         self._task: TaskID | None = None
@@ -69,11 +144,11 @@ class Display:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def measuring(self, done: int, todo: int, why: str) -> None:
-        """Move the bar; where output is no terminal, only say where it ends."""
+        """Move the bar; without a terminal, print only its end."""
         if not self._console.is_terminal:
             if done == todo:
                 self.note(f"{why}: {todo} of {todo}")
@@ -84,4 +159,4 @@ class Display:
 
     def note(self, text: str) -> None:
         """Say one sentence."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.say(text)

@@ -1,164 +1,32 @@
-"""Verbs that bring a subnet to a device: latency, export, classify."""
+"""Verbs that bring a subnet to a device: export, pictures, classify."""
 
-import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cli.common import (
+from superfednas.cli.common import (
     LATEST,
-    Display,
-    ImageSize,
-    InChannels,
     Json,
-    Norm,
-    NumClasses,
+    OpeningCommand,
     OtherData,
     RunDir,
     app,
+    say,
     show,
 )
-
-if TYPE_CHECKING:
-    from nas.latency import LatencyTable
-
-_BUSY = 0.1
-
-
-@app.command()
-def latency(
-    run: RunDir = LATEST,
-    space: Annotated[
-        str, typer.Option(help="A space by name, in place of a run's.", rich_help_panel="Space")
-    ] = "",
-    norm: Norm = "group",
-    num_classes: NumClasses = 10,
-    in_channels: InChannels = 3,
-    image_size: ImageSize = 32,
-    batches: Annotated[str, typer.Option(help="Images a batch, comma-separated.")] = "1,16",
-    threads: Annotated[int, typer.Option(min=1, help="Threads an operation.")] = 1,
-    networks: Annotated[int, typer.Option(min=3, help="Whole networks to fit to.")] = 12,
-    holdout: Annotated[int, typer.Option(min=1, help="Further networks to test on.")] = 10,
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
-    clock: Annotated[
-        str, typer.Option(help="wall, or cpu: processor time of one thread, for a busy machine.")
-    ] = "wall",
-    name: Annotated[str, typer.Option(help="What to call the device in the table.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the networks to test on.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The table; by default where `superfednas search` looks for this device."
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
-    json_: Json = False,
-) -> None:
-    """Time this device block by block, so that any subnet's latency can be predicted.
-
-    How far predictions are off is measured on networks that the fit has not seen. The table is a
-    JSON file: `superfednas search --latency-table FILE` takes it on another machine.
-    """
-    from deploy.this_device import table_file
-    from deploy.trained import Trained
-    from nas.latency import LatencyError
-    from nas.profiling import measure
-    from supernet.wire import SpaceOptions
-
-    options = SpaceOptions(space, norm, num_classes, in_channels, image_size)
-    loaded = options.load() if space else Trained.open(run).space
-    sizes = batches.split(",")
-    if not all(size.strip().isdecimal() for size in sizes):
-        raise ValueError(f"batches = {batches!r}: must be whole numbers, as in 1,16")
-    path = out or table_file(loaded, threads=threads, device=device)
-    if path.exists() and not overwrite:
-        raise LatencyError(f"{str(path)!r} exists already: name another (--out), or --overwrite")
-    console = Console(stderr=json_, highlight=False)
-    with Display(console) as display:
-        table = measure(
-            loaded,
-            batches=[int(size) for size in sizes],
-            threads=threads,
-            networks=networks,
-            holdout=holdout,
-            seconds=seconds,
-            seed=seed,
-            device=device,
-            clock=clock,
-            name=name,
-            progress=lambda done, todo: display.measuring(done, todo, "blocks and networks timed"),
-        )
-    table.save(path, overwrite=overwrite)
-    if json_:
-        show(
-            {
-                "table": str(path),
-                "seconds": table.seconds,
-                "error": {
-                    size: {
-                        "median": part.errors.median,
-                        "p90": part.errors.p90,
-                        "max": part.errors.max,
-                    }
-                    for size, part in table.batches.items()
-                },
-            }
-        )
-        return
-    console.print(_errors(table))
-    console.print("unseen: absolute error of the prediction on networks outside the fit")
-    if any(part.errors.median > _BUSY for part in table.batches.values()):
-        console.print("the machine was busy: measure again when it is idle, or with --clock cpu")
-    console.print(f"table: {path}", markup=False, soft_wrap=True)
-
-
-def _errors(table: "LatencyTable") -> Table:
-    """Return what was measured and how far predictions are off."""
-    device = table.device
-    shown = Table(
-        title=f"{device['processor']} ({device['device']}), threads: {table.threads}, torch "
-        f"{device['torch']}, {table.seconds:.0f} s",
-        title_justify="left",
-    )
-    for heading in (
-        "batch",
-        "blocks",
-        "ms",
-        "spread",
-        "unseen: median",
-        "90%",
-        "most",
-    ):
-        shown.add_column(heading, justify="right")
-    for size, part in table.batches.items():
-        every = [network.timing for network in (*part.fitted, *part.held_out)]
-        spread = statistics.median(timing.spread_ms / timing.median_ms for timing in every)
-        times = [timing.fastest_ms for timing in every]
-        error = part.errors
-        shown.add_row(
-            str(size),
-            str(len(part.blocks)),
-            f"{min(times):.3g} to {max(times):.3g}",
-            f"{spread:.1%}",
-            f"{error.median:.1%}",
-            f"{error.p90:.1%}",
-            f"{error.max:.1%}",
-        )
-    return shown
+from superfednas.cli.limits import LimitedCommand, limits_of
 
 
 def _menu(file: Path) -> str:
-    from deploy.elastic import ElasticModel
+    from superfednas.deploy.device.elastic import ElasticModel
+    from superfednas.nas.cost.cost import COSTS
 
     macs = sorted(int(entry["macs"]) for entry in ElasticModel.load(file).card.menu)
-    return f"{len(macs)} subnets, {macs[0] / 1e6:.3g} to {macs[-1] / 1e6:.3g} MMACs"
+    return f"{len(macs)} subnets, {COSTS['macs'].say(macs[0])} to {COSTS['macs'].say(macs[-1])}"
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def export(
     run: RunDir = LATEST,
     arch: Annotated[
@@ -167,7 +35,7 @@ def export(
     plan: Annotated[
         Path,
         typer.Option(
-            help="A plan of `superfednas search`, where no --arch is given: its chosen subnet. "
+            help="A plan of `superfednas search`, if no --arch is given: its chosen subnet. "
             "latest: the newest of --run."
         ),
     ] = LATEST,
@@ -186,19 +54,20 @@ def export(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="A node's state-dir in place of --run: what it has personalised, --arch or else "
+            help="A node's state-dir, instead of --run: its personalised subnet --arch, or else "
             "the best on its validation images."
         ),
     ] = None,
     dataset: OtherData = "",
     json_: Json = False,
 ) -> None:
-    """Write a subnet as one file that runs elsewhere, checked on real images before it is kept."""
+    """Write a subnet as a file that runs elsewhere, checked on real examples before it is kept."""
     import superfednas
-    from deploy.personal import find_personal
-    from deploy.plans import find_plan, open_plan
-    from deploy.runtime import FORMATS
-    from nas.plan import Plan
+    from superfednas.common.words import counted
+    from superfednas.deploy.device.personal import find_personal
+    from superfednas.deploy.device.runtime.model import FORMATS
+    from superfednas.nas.plan import Plan
+    from superfednas.records.plans import find_plan, open_plan
 
     opened, trained = None, None
     if state_dir is not None:
@@ -228,8 +97,9 @@ def export(
         if json_:
             show({"file": str(file), "format": "elastic", "bytes": file.stat().st_size})
         else:
-            print(f"{file}: {file.stat().st_size:,} bytes, the whole supernet")
-            print(f"menu: {_menu(file)}")
+            say(
+                f"{file}: {file.stat().st_size:,} bytes, the whole supernet", f"menu: {_menu(file)}"
+            )
         return
     target, about = out or Path(f"subnet{FORMATS[format_]}"), ""
     if state_dir is not None:
@@ -243,7 +113,7 @@ def export(
     if opened is not None:
         costs = opened.chosen.costs
         about = (
-            f"{opened_from}: {costs['macs'] / 1e6:,.2f} MMACs, {costs['params']:,.0f} parameters"
+            f"{opened_from}: {counted(costs['macs'], 'MACs')}, {costs['params']:,.0f} parameters"
         )
     if json_:
         show(
@@ -254,26 +124,23 @@ def export(
                 "bytes": written.size,
                 "largest_difference": written.difference,
                 "tolerance": written.tolerance,
-                "images": written.images,
+                "images": written.examples,
                 "folded_norms": written.folded,
             }
         )
         return
-    if about:
-        print(about)
-    print(
-        f"{written.path}: {written.size:,} bytes; its logits on {written.images} real images "
+    say(*about.splitlines())
+    say(
+        f"{written.path}: {written.size:,} bytes; its answers on {written.examples} real examples "
         f"differ by at most {written.difference:.1e} from PyTorch's (allowed: "
         f"{written.tolerance:.0e})"
     )
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def pictures(
     run: RunDir = LATEST,
-    out: Annotated[Path, typer.Option(help="The folder, made where it is not there.")] = Path(
-        "pictures"
-    ),
+    out: Annotated[Path, typer.Option(help="The folder, created if missing.")] = Path("pictures"),
     count: Annotated[int, typer.Option(min=1, help="How many, spread over the classes.")] = 10,
     dataset: OtherData = "",
     json_: Json = False,
@@ -282,48 +149,59 @@ def pictures(
 
     A file's name begins with its class.
     """
-    from deploy.pictures import write_pictures
-    from deploy.trained import Trained
+    from superfednas.deploy.device.samples import write_pictures
+    from superfednas.records.trained import Trained
 
     written = write_pictures(Trained.open(run, dataset).data, out, count)
     if json_:
         show([str(path) for path in written])
     else:
-        print(f"{len(written)} pictures in {out}")
+        say(f"{len(written)} pictures in {out}")
 
 
-@app.command()
+@app.command(cls=LimitedCommand)
 def classify(
-    model: Annotated[Path, typer.Argument(help="A file of `superfednas export`.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to name a picture.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
-    threads: Annotated[int, typer.Option(min=0, help="0: as the runtime likes.")] = 0,
-    max_macs: Annotated[
-        int | None, typer.Option(help="Elastic files: the best subnet within these MACs.")
-    ] = None,
-    max_params: Annotated[
-        int | None, typer.Option(help="Elastic files: the best subnet within these parameters.")
-    ] = None,
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument()],  # newer versions of click drop the help given here
+    inputs: Annotated[list[Path] | None, typer.Argument()] = None,
+    costs: Annotated[
+        str, typer.Option(help="Costs of your own, module:Name; each has its --max-NAME.")
+    ] = "",
+    top: Annotated[int, typer.Option(min=1, help="Classes to print per picture.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 32,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads; small networks gain nothing from more than one.")
+    ] = 1,
     json_: Json = False,
 ) -> None:
-    """Classify pictures with an exported file, as a device does.
+    """Run an exported file on pictures (or other inputs), as a device does.
 
-    A device needs deploy/runtime.py and deploy/card.py alone: `python -m deploy.runtime MODEL
-    PICTURE`, with numpy, pillow and onnxruntime.
+    MODEL is a file of `superfednas export`. INPUTS are pictures or folders of them; for tasks
+    without pictures, .npz files of arrays. Without INPUTS, it tells what the file reads and
+    answers.
+
+    With a limit, the best subnet of an elastic file within it. A device that runs ONNX files needs
+    the folder deploy/device/runtime alone, copied to anywhere, with numpy, pillow and onnxruntime:
+    `python -m runtime MODEL INPUTS`.
     """
-    from deploy import runtime
+    from superfednas.common.trust import trusts
+    from superfednas.deploy.device.runtime.about import print_about
+    from superfednas.deploy.device.runtime.answers import answer
+    from superfednas.deploy.device.runtime.model import Model, load
 
-    if max_macs is None and max_params is None:
-        loaded = runtime.load(model, threads=threads)
-    else:
-        from deploy.elastic import ElasticModel
+    loaded: Model
+    if limits := limits_of(ctx):
+        import torch
+
+        from superfednas.deploy.device.elastic import ElasticModel
 
         if model.suffix != ".safetensors":
-            raise ValueError(
-                f"{model}: --max-macs and --max-params need an elastic file (.safetensors)"
-            )
-        loaded = ElasticModel.load(model)
-        loaded.use(max_macs=max_macs, max_params=max_params)
-    results = runtime.classify_paths(loaded, pictures, batch)
-    raise typer.Exit(runtime.print_results(results, top=top, as_json=json_))
+            given = ", ".join(f"--max-{name}" for name in limits)
+            raise ValueError(f"{model}: {given} need an elastic file (.safetensors)")
+        torch.set_num_threads(threads)
+        loaded = ElasticModel.load(model).subnet(limits)
+    else:
+        loaded = load(model, threads=threads, trust_code=trusts())
+    if not inputs:
+        raise typer.Exit(print_about(loaded.card, as_json=json_))
+    raise typer.Exit(answer(loaded, inputs, top=top, batch=batch, as_json=json_))

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.common import (
+from superfednas.cli.common import (
     LATEST,
     Display,
     ImageSize,
@@ -16,22 +15,25 @@ from cli.common import (
     Json,
     Norm,
     NumClasses,
+    OpeningCommand,
     RunDir,
     app,
+    say,
     show,
 )
+from superfednas.common.terminal import Terminal
 
 if TYPE_CHECKING:
-    from deploy.probe import Probed
+    from superfednas.deploy.fleet.budget import Probed
 
 
 @app.command()
 def doctor(
     superlink: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Look at a superlink as nodes see it.")
+        str, typer.Option(metavar="HOST:PORT", help="Check a superlink as nodes see it.")
     ] = "",
     control: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Look at a superlink as flwr sees it.")
+        str, typer.Option(metavar="HOST:PORT", help="Check a superlink as flwr sees it.")
     ] = "",
     root_certificates: Annotated[
         Path | None, typer.Option(help="The CA's certificate; without it there is no TLS.")
@@ -45,12 +47,13 @@ def doctor(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Say what is wrong with this machine, a superlink or a run, and the remedy for each fault.
+    """Check this machine, a superlink or a run, and name the remedy for each fault.
 
-    With --superlink, --control, --log or --run only these are looked at. Nothing is changed. Exit
-    status 1 where there is a fault. If superfednas itself does not start: python -m deploy.doctor.
+    With --superlink, --control, --log or --run, only these are checked. Nothing is changed. The
+    exit status is 1 if there is a fault. If superfednas itself does not start: python -P -m
+    superfednas.deploy.doctor.main.
     """
-    from deploy import doctor as deployed
+    from superfednas.deploy.doctor import main as deployed
 
     checks = deployed.superlink_checks(superlink, control, root_certificates, key)
     if not checks and (root_certificates or key):
@@ -64,41 +67,42 @@ def doctor(
     raise typer.Exit(deployed.status(found))
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def probe(
     run: RunDir = LATEST,
     space: Annotated[
-        str, typer.Option(help="A space by name, in place of a run's.", rich_help_panel="Space")
+        str, typer.Option(help="A space by name, instead of a run's.", rich_help_panel="Space")
     ] = "",
     norm: Norm = "group",
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
-    steps: Annotated[int, typer.Option(help="Training steps of a round.")] = 100,
-    seconds: Annotated[float, typer.Option(help="What a round's steps may take.")] = 60.0,
+    steps: Annotated[int, typer.Option(help="Training steps in a round.")] = 100,
+    seconds: Annotated[float, typer.Option(help="Seconds that they may take.")] = 60.0,
     batch_size: Annotated[
-        int, typer.Option(min=0, help="Images a step; 0 is the run's (with --space: 16).")
+        int, typer.Option(min=0, help="Images per step; 0: the run's (with --space: 16).")
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="As the run's torch-threads.")] = 1,
-    device: Annotated[str, typer.Option(help="As torch names it: cpu, cuda, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="The device's torch name: cpu, cuda, mps.")] = "cpu",
     memory: Annotated[
-        int | None, typer.Option(help="Bytes that the node may use; by default what is free.")
+        int | None, typer.Option(help="Bytes that the node may use; by default all free ones.")
     ] = None,
     ladder: Annotated[int, typer.Option(min=2, help="Subnets to time.")] = 5,
-    measuring: Annotated[float, typer.Option(help="About how many seconds to measure.")] = 10.0,
-    out: Annotated[Path | None, typer.Option(help="Write it all as JSON.")] = None,
+    measuring: Annotated[float, typer.Option(help="Approximate seconds to measure.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     json_: Json = False,
 ) -> None:
     """Measure what this device can train in time, as a budget for its node config.
 
     A server never assigns a subnet above a node's max-macs and max-params. The last line printed is
-    what flower-supernode takes as --node-config.
+    the value for --node-config.
     """
-    from deploy.probe import probe as measure
-    from server.run_folder import RunFolder
-    from server.settings import check_settings
-    from supernet.wire import LocalTraining, SpaceOptions
+    from superfednas.deploy.fleet.budget import probe as measure
+    from superfednas.records.folder import RunFolder
+    from superfednas.records.trained import trusted_settings
+    from superfednas.server.settings import check_settings
+    from superfednas.wire.order import LocalTraining, SpaceOptions
 
     if out is not None and out.exists() and not overwrite:
         raise ValueError(f"{str(out)!r} exists already: name another (--out), or --overwrite")
@@ -106,9 +110,9 @@ def probe(
     if space:
         loaded = SpaceOptions(space, norm, num_classes, in_channels, image_size).load()
     else:
-        settings = check_settings(RunFolder.open(run).settings)
+        settings = check_settings(trusted_settings(RunFolder.open(run)))
         loaded, local = settings.space.load(), settings.local
-    console = Console(stderr=json_, highlight=False)
+    console = Terminal(stderr=json_)
     with Display(console) as display:
         found = measure(
             loaded,
@@ -128,11 +132,11 @@ def probe(
         show({"node-config": found.node_config, **dataclasses.asdict(found)})
         return
     _explain(found, console)
-    print(found.node_config)
+    say(found.node_config)
 
 
-def _explain(found: "Probed", console: Console) -> None:
-    """Print what was measured, and why the budget is what it is."""
+def _explain(found: "Probed", console: Terminal) -> None:
+    """Print the measurements, and the reason for the budget."""
     limits = found.limits
     table = Table(
         title=f"{limits['steps']:g} steps of {limits['batch-size']:g} images within "

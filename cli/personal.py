@@ -1,32 +1,32 @@
-"""Verbs of methods and of what nodes make their own: methods, personalise."""
+"""Verbs about methods and personalisation: methods, personalise."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.common import LATEST, Json, RunDir, app, show
+from superfednas.cli.common import LATEST, Json, OpeningCommand, RunDir, app, show
+from superfednas.common.terminal import Terminal
 
 
 @app.command()
 def methods(json_: Json = False) -> None:
     """List the methods: what each sends, trains and averages, and which settings it stands for."""
-    from server.methods import METHODS
+    from superfednas.server.methods import METHODS
+    from superfednas.server.methods.base import about
 
     if json_:
-        show([dataclasses.asdict(method) for method in METHODS.values()])
+        show([about(method) for method in METHODS.values()])
         return
     table = Table("method", "from", "a client gets", "it trains", "the server averages")
     for method in METHODS.values():
         table.add_row(method.name, method.source, method.sends, method.trains, method.averages)
-    Console(highlight=False).print(table)
+    Terminal().print(table)
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def personalise(
     run: RunDir = LATEST,
     subnets: Annotated[
@@ -43,14 +43,14 @@ def personalise(
     lr: Annotated[float, typer.Option(min=0.0, help="Learning rate; 0 is the run's.")] = 0.0,
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="Where clients keep their subnets, in a folder each; else none is kept."),
+        typer.Option(help="Where clients keep their subnets, a folder each; else none is kept."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 1,
     json_: Json = False,
 ) -> None:
-    """Let clients fine-tune subnets on their own images, in this process, and say what it brings.
+    """Let clients fine-tune subnets on their own images, in this process, and report the gain.
 
-    Accuracies are those on each client's own test images, before and after: mean ± s.d. over
+    Values are those on each client's own test examples, before and after: mean ± s.d. over
     clients. On real nodes or under Ray: `flwr run . --run-config "personalise-run='DIR'"`, and a
     node keeps its subnets in the state-dir of its node config. No weights and no image leave it.
     `superfednas export --state-dir DIR` makes a file of one.
@@ -61,12 +61,12 @@ def personalise(
             "ladder, widths or one architecture"
         )
     import superfednas
-    from report.canvas import LIGHT
-    from report.personal_plot import personal_plot
-    from server.progress import Progress
-    from supernet.files import write_whole
+    from superfednas.common.files import write_whole
+    from superfednas.report.canvas import LIGHT
+    from superfednas.report.personal_plot import personal_plot
+    from superfednas.server.journal.progress import Progress
 
-    console = Console(stderr=json_, highlight=False)
+    console = Terminal(stderr=json_)
     path = superfednas.personalise(
         run,
         progress=Progress(console),
@@ -83,4 +83,4 @@ def personalise(
     if json_:
         show({"file": str(path), "plot": str(plot), **found})
     else:
-        console.print(f"plot: {plot}", markup=False, soft_wrap=True)
+        console.say(f"plot: {plot}")

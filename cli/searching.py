@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.common import (
+from superfednas.cli.common import (
     LATEST,
     Display,
     ImageSize,
@@ -16,48 +15,45 @@ from cli.common import (
     Json,
     Norm,
     NumClasses,
+    OpeningCommand,
     OtherData,
     RunDir,
     app,
     show,
 )
+from superfednas.cli.limits import PANEL, LimitedCommand, limits_of
+from superfednas.common.terminal import Terminal
 
 if TYPE_CHECKING:
-    from nas.plan import Entry, Plan
+    from superfednas.nas.plan import Entry, Plan
+    from superfednas.tasks import Metric
 
-_LIMITS = "Limits (any of them together)"
 _SCORES = "Scores"
 _ENGINE = "Search"
 
 
 def _limit(help_text: str) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=_LIMITS)
+    return typer.Option(help=help_text, rich_help_panel=PANEL)
 
 
-@app.command()
+@app.command(cls=LimitedCommand)
 def search(
+    ctx: typer.Context,
     run: RunDir = LATEST,
-    max_macs: Annotated[float | None, _limit("Multiply-accumulates of one image.")] = None,
-    max_params: Annotated[float | None, _limit("Parameters.")] = None,
-    max_bytes: Annotated[float | None, _limit("Bytes of the file (ONNX or safetensors).")] = None,
-    max_memory: Annotated[
-        float | None, _limit("Peak bytes of activations, one image, float32.")
-    ] = None,
-    max_latency: Annotated[
-        float | None,
-        _limit("Milliseconds a batch (a number): on this device, or that of --latency-table."),
-    ] = None,
+    costs: Annotated[
+        str, _limit("Costs of your own, module:Name (several: comma); each has its --max-NAME.")
+    ] = "",
     latency_table: Annotated[
         Path | None, _limit("A table of `superfednas latency`, of this or another device.")
     ] = None,
-    batch: Annotated[int, _limit("Images a batch whose latency counts.")] = 1,
-    threads: Annotated[int, _limit("Threads whose latency counts, on this device.")] = 1,
+    batch: Annotated[int, _limit("Images per batch for the latency.")] = 1,
+    threads: Annotated[int, _limit("Threads for the latency, on this device.")] = 1,
     pareto: Annotated[
         str,
         typer.Option(
             metavar="COST",
-            help="The whole front of accuracy against macs, params, bytes, memory or latency, with "
-            "plots beside the plan.",
+            help="The whole front of the metric against macs, params, bytes, memory, latency or "
+            "one of --costs, with plots beside the plan.",
         ),
     ] = "",
     score: Annotated[
@@ -71,8 +67,8 @@ def search(
     scores: Annotated[
         str,
         typer.Option(
-            help="Scores that are there, so that nothing is measured: kept (all that earlier "
-            "searches measured), nodes (`superfednas score`), or a file.",
+            help="Existing scores, so that nothing is measured: kept (from all earlier "
+            "searches), nodes (`superfednas score`), or a file.",
             rich_help_panel=_SCORES,
         ),
     ] = "",
@@ -95,12 +91,12 @@ def search(
         ),
     ] = "auto",
     population: Annotated[
-        int, typer.Option(help="Of evolution; 0 is its default.", rich_help_panel=_ENGINE)
+        int, typer.Option(help="For evolution; 0: the default.", rich_help_panel=_ENGINE)
     ] = 0,
     generations: Annotated[
-        int, typer.Option(help="Of evolution; 0 is its default.", rich_help_panel=_ENGINE)
+        int, typer.Option(help="For evolution; 0: the default.", rich_help_panel=_ENGINE)
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     dataset: OtherData = "",
     out: Annotated[
         Path | None,
@@ -111,8 +107,8 @@ def search(
     space: Annotated[
         str,
         typer.Option(
-            help="Search a space before anything is trained (with --score zero-cost or macs), in "
-            "place of a run.",
+            help="Search a space before training (with --score zero-cost or macs), "
+            "instead of a run.",
             rich_help_panel="Without a run",
         ),
     ] = "",
@@ -124,26 +120,15 @@ def search(
 ) -> None:
     """Find the best subnet within limits, with no retraining.
 
-    Only validation images are looked at. What was found is written as a plan, which `superfednas
-    test` and `export` take.
+    Only validation examples are used. The result is written as a plan, which `superfednas test` and
+    `export` take.
     """
     import superfednas
-    from nas.evolution import EvolutionSettings
-    from nas.planner import Request
-    from supernet.wire import SpaceOptions
+    from superfednas.nas.engine.evolution import EvolutionSettings
+    from superfednas.nas.pipeline import Request
+    from superfednas.wire.order import SpaceOptions
 
-    console = Console(stderr=json_, highlight=False)
-    limits = {
-        name: value
-        for name, value in (
-            ("macs", max_macs),
-            ("params", max_params),
-            ("bytes", max_bytes),
-            ("memory", max_memory),
-            ("latency", max_latency),
-        )
-        if value is not None
-    }
+    console = Terminal(stderr=json_)
     evolution = None
     if population or generations:
         default = EvolutionSettings()
@@ -151,7 +136,7 @@ def search(
             population or default.population, generations or default.generations
         )
     request = Request(
-        limits=limits,
+        limits=limits_of(ctx),
         against=pareto,
         score=score,
         subnets=subnets,
@@ -188,17 +173,17 @@ def search(
         return
     _describe(plan, console)
     for file in written:
-        console.print(f"{'plan' if file == path else 'plot'}: {file}", markup=False, soft_wrap=True)
+        console.say(f"{'plan' if file == path else 'plot'}: {file}")
 
 
 def _draw(plan: "Plan", path: Path) -> list[Path]:
-    from report import draw_plan
+    from superfednas.report import draw_plan
 
     return draw_plan(plan, path.parent, path.stem)
 
 
-def _describe(plan: "Plan", console: Console) -> None:
-    """Print what was found, by which score, in what time."""
+def _describe(plan: "Plan", console: Terminal) -> None:
+    """Print what was found, with which score and in what time."""
     said = [_scoring(plan)]
     proof = "the score's optimum is proven" if plan.exact else "no proof"
     said.append(
@@ -206,75 +191,77 @@ def _describe(plan: "Plan", console: Console) -> None:
         f"took {plan.seconds['scoring']:.1f} s"
     )
     for line in said:
-        console.print(line, markup=False, soft_wrap=True)
+        console.say(line)
     table = Table(title="chosen", title_justify="left", show_header=False)
     for row in _rows(plan, plan.chosen):
         table.add_row(*row)
     console.print(table)
     if plan.against:
-        console.print(f"front against {plan.against}: {len(plan.front)} subnets, in the plan")
-    console.print(plan.chosen.text, markup=False, soft_wrap=True)
+        console.say(f"front against {plan.against}: {len(plan.front)} subnets, in the plan")
+    console.say(plan.chosen.text)
 
 
 def _scoring(plan: "Plan") -> str:
     scorer, data = plan.scorer, plan.data
     if not data:
-        return f"score: {scorer['name']}, no weights and no images needed"
-    images = (
-        f"{data['images']:,} {data['split']} images of {data['name']}"
+        return f"score: {scorer['name']}, no weights and no examples needed"
+    examples = (
+        f"{data['images']:,} {data['split']} examples of {data['name']}"
         if "images" in data
         else f"scores from {data['name']}"
     )
-    text = f"score: {scorer['name']} on {scorer['measured']} measured subnets, {images}"
+    text = f"score: {scorer['name']} on {scorer['measured']} measured subnets, {examples}"
     if "rank_correlation" in scorer:
         text += f"; rank correlation {scorer['rank_correlation']:.2f} (cross-validated)"
     return text
 
 
 def _rows(plan: "Plan", entry: "Entry") -> list[tuple[str, str]]:
-    from nas.costs import COSTS
+    from superfednas.tasks.registry import metric_of
 
-    rows = []
+    rows, metric = [], metric_of(plan.scorer.get("metric"))
     if entry.score is not None:
-        accuracy = plan.scorer["name"] in ("regression", "measured")
-        shown = f"{entry.score:.2%}" if accuracy else f"{entry.score:,.4g}"
-        rows.append(("predicted accuracy" if accuracy else plan.scorer["name"], shown))
+        by_metric = plan.scorer["name"] in ("regression", "measured")
+        shown = metric.say(entry.score) if by_metric else f"{entry.score:,.4g}"
+        rows.append((f"predicted {metric.name}" if by_metric else plan.scorer["name"], shown))
     if entry.measured is not None:
         rows.append(
             (
-                "measured accuracy",
-                f"{entry.measured['accuracy']:.2%} on {entry.measured['examples']:,} validation "
-                "images",
+                f"measured {metric.name}",
+                f"{metric.say(entry.measured[metric.name])} on {entry.measured['examples']:,} "
+                "validation examples",
             )
         )
     for name, value in entry.costs.items():
-        limit = f"  (at most {COSTS[name].say(plan.limits[name])})" if name in plan.limits else ""
-        title = COSTS[name].title
+        cost = plan.quantity(name)
+        limit = f"  (at most {cost.say(plan.limits[name])})" if name in plan.limits else ""
+        title = cost.title
         if name == "latency":
             title += f" of {plan.latency['batch']}" if "batch" in plan.latency else ""
-        rows.append((title, COSTS[name].say(value) + limit))
+        rows.append((title, cost.say(value) + limit))
     if "measured_ms" in plan.latency:
         timed = f"{plan.latency['measured_ms']:.3g} ms (median {plan.latency['median_ms']:.3g} ms)"
         rows.append(("timed on this device", timed))
     return rows
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def score(
     run: RunDir = LATEST,
     subnets: Annotated[int, typer.Option(min=8, help="Subnets to score.")] = 40,
     workers: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 1,
     json_: Json = False,
 ) -> None:
-    """Let the clients score subnets on their own validation images, in this process.
+    """Let the clients score subnets on their own validation examples, in this process.
 
-    On real nodes or under Ray: `flwr run . --run-config "score-run='DIR'"`. No image leaves a
-    client: right answers are added up. `superfednas search --scores nodes` takes them.
+    On real nodes or under Ray: `flwr run . --run-config "score-run='DIR'"`. No example leaves
+    a client: only sums over examples are added up. `superfednas search --scores nodes` uses
+    them.
     """
     import superfednas
-    from server.progress import Progress
+    from superfednas.server.journal.progress import Progress
 
-    console = Console(stderr=json_, highlight=False)
+    console = Terminal(stderr=json_)
     book = superfednas.score_nodes(
         run, progress=Progress(console), workers=workers, score_subnets=subnets
     )
@@ -282,7 +269,7 @@ def score(
         show({"scores": str(book.path), "subnets": len(book)})
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def test(
     run: RunDir = LATEST,
     plan: Annotated[
@@ -291,48 +278,53 @@ def test(
     dataset: OtherData = "",
     json_: Json = False,
 ) -> None:
-    """Read the test split once: the chosen subnet of a plan, and the ladder beside it.
+    """Read the test split once: for a plan's chosen subnet, and for the ladder.
 
-    The result is kept beside the plan; asked again, it is told again and no image is read.
+    The result is kept beside the plan; a second call prints it again without reading any example.
     """
     import superfednas
+    from superfednas.tasks.registry import metric_of
 
-    console = Console(stderr=json_, highlight=False)
+    console = Terminal(stderr=json_)
     with Display(console) as display:
         result = superfednas.test(plan, run_dir=run, dataset=dataset, progress=display)
     if json_:
         show(result)
         return
-    title = f"test accuracy on {result['data']['name']}, {result['plan']}"
+    metric = metric_of(result.get("metric"))
+    title = f"test {metric.name} on {result['data']['name']}, {result['plan']}"
     table = Table(title=title, title_justify="left")
-    for heading in ("subnet", "accuracy", "± s.e.", "images"):
+    rows = {"chosen": result["chosen"], **result["ladder"]}
+    known = any(row["standard_error"] is not None for row in rows.values())
+    for heading in ("subnet", metric.name, *(["± s.e."] if known else []), "examples"):
         table.add_column(heading)
-    for name, row in {"chosen": result["chosen"], **result["ladder"]}.items():
-        table.add_row(
-            name,
-            f"{row['accuracy']:.2%}",
-            f"{row['standard_error']:.2%}",
-            f"{row['examples']:,}",
-        )
+    for name, row in rows.items():
+        error = row["standard_error"]
+        said = "" if error is None else metric.say(error)
+        value = metric.say(row[metric.name])
+        table.add_row(name, value, *([said] if known else []), f"{row['examples']:,}")
     console.print(table)
-    for line in _remarks(result):
-        console.print(line, markup=False, soft_wrap=True)
+    for line in _remarks(result, metric):
+        console.say(line)
     if result["again"]:
-        console.print(f"read on {result['read']}; not read again", markup=False)
+        console.say(f"read on {result['read']}; not read again")
 
 
-def _remarks(result: dict[str, Any]) -> list[str]:
-    """Say where a cheaper rung of the ladder does as well, as far as these images can tell."""
+def _remarks(result: dict[str, Any], metric: "Metric") -> list[str]:
+    """Say where a cheaper rung of the ladder does as well, as far as these examples can tell."""
     chosen = result["chosen"]
+    if chosen["standard_error"] is None:
+        return []
     rivals = [
         name
         for name, row in result["ladder"].items()
         if row["macs"] < chosen["macs"]
-        and row["accuracy"] + row["standard_error"] >= chosen["accuracy"]
+        and metric.sign * (chosen[metric.name] - row[metric.name]) <= row["standard_error"]
     ]
     if not rivals:
         return []
     return [
-        f"on {chosen['examples']:,} images an accuracy is known to ± {chosen['standard_error']:.1%}"
-        f": {', '.join(rivals)}, which cost less, may well do as well"
+        f"on {chosen['examples']:,} examples {metric.name} is known to ± "
+        f"{metric.say(chosen['standard_error'], 1)}: {', '.join(rivals)}, which cost less, may "
+        "well do as well"
     ]

@@ -5,10 +5,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.common import (
+from superfednas.cli.common import (
     Arch,
     ImageSize,
     InChannels,
@@ -16,9 +15,13 @@ from cli.common import (
     Norm,
     NumClasses,
     SpaceName,
+    TaskData,
     app,
+    say,
     show,
+    space_options,
 )
+from superfednas.common.terminal import Terminal
 
 _WIDTH = 100
 
@@ -26,37 +29,39 @@ _WIDTH = 100
 @app.command()
 def spaces(
     check: Annotated[
-        str, typer.Option(metavar="MODULE:CLASS", help="Check a space of your own, or a name.")
+        str, typer.Option(metavar="MODULE:CLASS", help="Check your own space, or a named one.")
     ] = "",
     norm: Norm = "group",
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
+    dataset: TaskData = "",
     json_: Json = False,
 ) -> None:
     """List the search spaces, or check that one keeps the contract."""
-    from supernet import SPACES
-    from supernet.check import check_space
-    from supernet.wire import SpaceOptions
+    from superfednas.supernet import SPACES
+    from superfednas.supernet.contract import check_space
 
-    shape = norm, num_classes, in_channels, image_size
+    shape = num_classes, in_channels, image_size
     if check:
-        results = check_space(SpaceOptions(check, *shape).load())
+        results = check_space(space_options(check, norm, shape, dataset).load())
         broken = [result for result in results if result.problem]
         if json_:
             show([dataclasses.asdict(result) for result in results])
         else:
             for result in results:
-                print(f"{'FAILS' if result.problem else 'holds'}  {result.promise}")
+                say(f"{'FAILS' if result.problem else 'holds'}  {result.promise}")
                 if result.problem:
-                    print(f"       {result.problem}")
+                    say(f"       {result.problem}")
+            if broken and not dataset:
+                say("This was tried with images; --dataset takes the task of another data set.")
         raise typer.Exit(1 if broken else 0)
     table = Table("space", "subnets", "MMACs", "parameters")
     for column in table.columns:
         column.no_wrap = True
     rows = []
     for name in sorted(SPACES):
-        space = SpaceOptions(name, *shape).load()
+        space = space_options(name, norm, shape, dataset).load()
         ends = (space.smallest, space.largest)
         macs, params = [space.macs(a) for a in ends], [space.params(a) for a in ends]
         rows.append({"name": name, "size": space.size, "macs": macs, "params": params})
@@ -69,8 +74,8 @@ def spaces(
     if json_:
         show(rows)
     else:
-        console = Console(highlight=False)
-        console.width = max(console.width, _WIDTH)  # cut off, the numbers would say nothing
+        console = Terminal()
+        console.width = max(console.width, _WIDTH)  # truncated, the numbers would be useless
         console.print(table)
 
 
@@ -82,12 +87,12 @@ def cost(
     num_classes: NumClasses = 10,
     in_channels: InChannels = 3,
     image_size: ImageSize = 32,
+    dataset: TaskData = "",
     json_: Json = False,
 ) -> None:
-    """Count MACs (of one image) and parameters of an architecture, with no module built."""
-    from supernet.wire import SpaceOptions
-
-    loaded = SpaceOptions(space, norm, num_classes, in_channels, image_size).load()
+    """Count MACs (of one example) and parameters of an architecture, without building a module."""
+    shape = num_classes, in_channels, image_size
+    loaded = space_options(space, norm, shape, dataset).load()
     architecture = loaded.parse(arch)
     macs, params = loaded.macs(architecture), loaded.params(architecture)
     if json_:
@@ -101,4 +106,4 @@ def cost(
             }
         )
     else:
-        print(f"{macs:,} MACs, {params:,} parameters\n{architecture.to_json()}")
+        say(f"{macs:,} MACs, {params:,} parameters", architecture.to_json())

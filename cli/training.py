@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from cli.common import LATEST, Arch, Json, OtherData, RunDir, app, show
+from superfednas.cli.common import (
+    LATEST,
+    Arch,
+    Json,
+    OpeningCommand,
+    OtherData,
+    RunDir,
+    app,
+    say,
+    show,
+)
+from superfednas.common.terminal import Terminal
 
 _NAMES = {"from-run": ("--from", "--from-run")}
-# The verbs `score` and `personalise` have them.
+# The verbs `score` and `personalise` have these.
 _ELSEWHERE = (
     *("score-run", "score-subnets", "personalise-run", "personal-subnets"),
     *("fine-tune", "fine-tune-epochs", "fine-tune-lr"),
@@ -30,36 +40,39 @@ _PANELS = {
 def train(json_: bool, workers: int, **given: Any) -> None:
     """Train a supernet in this process, without Ray or gRPC.
 
-    The run folder's path is the last line printed. An interrupted run goes on by --resume DIR.
+    The run folder's path is the last line printed. --resume DIR resumes an interrupted run.
 
     The same settings are the run-config of `flwr run . --run-config "rounds=200 seed=1"`.
     """
     import superfednas
-    from server.progress import LiveProgress, Progress
+    from superfednas.records.lines import as_json
+    from superfednas.records.rows import SummaryRow, last_test, of_kind
+    from superfednas.server.journal.progress import LiveProgress, Progress
 
     settings = {key: value for key, value in given.items() if value is not None}
     if settings.get("resume") and len(settings) > 1:
         others = ", ".join("--" + key.replace("_", "-") for key in settings if key != "resume")
         raise ValueError(f"--resume goes on with the run's own settings; leave out {others}")
-    console = Console(stderr=json_, highlight=False)
+    console = Terminal(stderr=json_)
     live = console.is_terminal
     progress = LiveProgress(console) if live else Progress(console)
     run = superfednas.train(progress=progress, workers=workers, **settings)
     if json_:
         rows = run.rows()
+        test, (summary, *_) = last_test(rows), of_kind(rows, SummaryRow)
         show(
             {
                 "run": str(run.path),
-                "test": next((r["ladder"] for r in rows if r["kind"] == "test"), None),
-                "summary": next(r for r in rows if r["kind"] == "summary"),
+                "test": None if test is None else as_json(test)["ladder"],
+                "summary": as_json(summary),
             }
         )
 
 
 def _with_settings(function: Any) -> Any:
-    """Give ``train`` one option for every setting, with its default and what is allowed."""
-    from server.settings import Settings
-    from supernet.config import settings_of
+    """Give ``train`` one option per setting, with its default and the allowed values."""
+    from superfednas.common.settings import settings_of
+    from superfednas.server.settings import Settings
 
     panels: dict[str, str] = {}
     for field in dataclasses.fields(Settings):
@@ -74,7 +87,7 @@ def _with_settings(function: Any) -> Any:
             default=1,
             annotation=Annotated[
                 int,
-                typer.Option(min=1, help="Clients trained at a time; the result is the same."),
+                typer.Option(min=1, help="Clients trained in parallel; the result is the same."),
             ],
         ),
     ]
@@ -104,10 +117,10 @@ def _with_settings(function: Any) -> Any:
     return function
 
 
-app.command()(_with_settings(train))
+app.command(cls=OpeningCommand)(_with_settings(train))
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def evaluate(
     arch: Arch,
     run: RunDir = LATEST,
@@ -117,18 +130,17 @@ def evaluate(
     dataset: OtherData = "",
     json_: Json = False,
 ) -> None:
-    """Measure the accuracy of one subnet of a trained supernet, without retraining."""
+    """Measure one subnet of a trained supernet, without retraining."""
     import superfednas
-    from deploy.trained import Trained
+    from superfednas.common.words import counted
+    from superfednas.records.trained import Trained
 
     trained = Trained.open(run, dataset)
     found = superfednas.evaluate(trained, arch, split=split)
-    space = trained.space
+    space, metrics = trained.space, trained.space.task.metrics
     architecture = space.parse(arch)
     answer = {
-        "accuracy": found.accuracy,
-        "loss": found.loss,
-        "examples": found.examples,
+        **found.row(metrics),
         "split": split,
         "trained_rounds": trained.rounds,
         "architecture": json.loads(architecture.to_json()),
@@ -138,44 +150,44 @@ def evaluate(
     if json_:
         show(answer)
     else:
-        print(
-            f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.3f}, {found.examples} "
-            f"images) after {answer['trained_rounds']} rounds\n"
-            f"{answer['macs'] / 1e6:.2f} MMACs, {answer['params']:,} parameters\n"
-            f"{architecture.to_json()}"
+        say(
+            f"{split} {', '.join(f'{m.name} {m.say(found.value(m))}' for m in metrics)} on "
+            f"{found.examples:,} examples after {answer['trained_rounds']} rounds",
+            f"{counted(answer['macs'], 'MACs')}, {answer['params']:,} parameters",
+            architecture.to_json(),
         )
 
 
-@app.command()
+@app.command(cls=OpeningCommand)
 def report(
     run: RunDir = LATEST,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/report.")] = None,
     json_: Json = False,
 ) -> None:
-    """Draw a run: accuracy over rounds, accuracy against MACs, and one HTML page."""
-    from report import write_report
-    from server.run_folder import RunFolder
+    """Draw a run: its metric over rounds and against MACs, and one HTML page."""
+    from superfednas.records.folder import RunFolder
+    from superfednas.report import write_report
 
     written = write_report(RunFolder.open(run), out)
     if json_:
         show({key: str(path) for key, path in written.items()})
     else:
         for path in written.values():
-            print(path)
+            say(str(path))
 
 
 @app.command()
 def stop(
-    force: Annotated[bool, typer.Option(help="Also while a run is going on.")] = False,
+    force: Annotated[bool, typer.Option(help="Even while a run is in progress.")] = False,
     json_: Json = False,
 ) -> None:
-    """End the local SuperLink that `flwr run .` leaves running in the background."""
-    from deploy.local_superlink import stop as stop_superlink
+    """Stop the local SuperLink that `flwr run .` leaves running in the background."""
+    from superfednas.flower.local_superlink import stop as stop_superlink
 
     ended = stop_superlink(force=force)
     if json_:
         show({"stopped": ended})
     elif ended:
-        print(f"stopped the local SuperLink (process {', '.join(map(str, ended))})")
+        say(f"stopped the local SuperLink (process {', '.join(map(str, ended))})")
     else:
-        print("no local SuperLink is running")
+        say("no local SuperLink is running")

@@ -1,11 +1,10 @@
 """The Flower ClientApp: messages in, :class:`SubnetClient` calls, messages out.
 
-``query``: who is this node (name, budget, examples). ``train``: one subnet's weights come in as one
-flat array and go back trained, with what was measured on the way. ``evaluate``: subnets inside the
-one that came in are scored on the node's validation images.
+``query``: the node's name, budget and numbers of examples. ``train``: a subnet's weights arrive as
+one flat array and return trained, with measurements. ``evaluate``: subnets inside the received one
+are scored on the node's validation images.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +13,30 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.handover import FOLDER_VARIABLE
-from client.node import device_class, node_data
-from client.node_config import flag, node_name, unknown_keys, whole
-from client.subnet_client import SubnetClient
-from data import Augment, DataSettings
-from supernet.config import Scalar, parse
-from supernet.memory import keep_freed_memory
-from supernet.npy import flat_fields, flat_numbers
-from supernet.wire import (
+from superfednas.client.data import device_class, node_data, within_reach
+from superfednas.client.modules import check_modules
+from superfednas.client.node_config import (
+    LIMITS,
+    TELL_SCORES,
+    flag,
+    limits_of,
+    node_name,
+    pins_of,
+    tells_scores,
+    unknown_keys,
+    whole,
+)
+from superfednas.client.problems import answered, problem_of
+from superfednas.client.subnet_client import SubnetClient
+from superfednas.client.worker.handover import on_a_node
+from superfednas.common.malloc import keep_freed_memory
+from superfednas.common.settings import Scalar, flatten, parse
+from superfednas.common.words import one_line
+from superfednas.data import DataSettings
+from superfednas.wire.errands import ERRAND, PERSONALISE, SCORE, TRAIN
+from superfednas.wire.flat import numpy_dtype
+from superfednas.wire.npy import flat_fields, flat_numbers
+from superfednas.wire.order import (
     ARRAYS,
     CONFIG,
     METRICS,
@@ -30,89 +44,110 @@ from supernet.wire import (
     STILL_THERE,
     SUBNET,
     TrainOrder,
-    numpy_dtype,
 )
+from superfednas.wire.secure.parties import PARTIES, STAGE
 
 app = ClientApp()
 
 
 @app.query()  # type: ignore[untyped-decorator, unused-ignore]
+@answered
 def query(message: Message, context: Context) -> Message:
-    """Answer who this node is and what it can hold, from its node config."""
+    """Answer with this node's name and what it can hold, from its node config."""
     node, order = context.node_config, _order(message)
     if order.get(STILL_THERE):
         return Message(RecordDict({CONFIG: ConfigRecord({"protocol": PROTOCOL})}), reply_to=message)
+    if STAGE in order:
+        from superfednas.client.secure import answer as secure_answer
+
+        found = ConfigRecord(dict(secure_answer(order, node, context.state)))
+        return Message(RecordDict({CONFIG: found}), reply_to=message)
     classes = tuple(filter(None, str(order["device-classes"]).split(",")))
     settings = parse(DataSettings, order, ignore_unknown=True)
-    for problem in unknown_keys(node):  # they may be another app's: said, not refused
-        print(f"warning: {problem}", file=sys.stderr, flush=True)
+    for problem in unknown_keys(node):  # they may belong to another app: reported, not refused
+        print(one_line(f"warning: {problem}"), file=sys.stderr, flush=True)
     answer: dict[str, Any] = {
         "protocol": PROTOCOL,
         "name": node_name(node),
         "examples": 0,
-        "validation-examples": 0,
         "device-class": device_class(node, classes),
-        "in-turn": _in_turn(),
+        "in-turn": on_a_node(),  # a SuperNode gets messages one by one, in order
     }
     try:
+        answer[TELL_SCORES] = tells_scores(node)
+        pins = pins_of(node)
+        pins.check(str(order.get(ERRAND, TRAIN)), order)
+        settings = within_reach(node, settings, pins, on_a_node=on_a_node())
+        if on_a_node():  # an order may still name others: a resumed run has its own settings
+            check_modules(node, {**context.run_config, **order})
         data = node_data(node, settings, int(order["seed"]))
         answer["examples"] = len(data.train)
-        answer["validation-examples"] = len(data.validation)
+        if answer[TELL_SCORES]:
+            answer["validation-examples"] = len(data.validation)
         if flag(node, "tell-classes"):
-            labels = data.train.labels.numpy()
-            answer["class-counts"] = np.bincount(labels, minlength=data.num_classes).tolist()
-    except ValueError as error:  # said under the node's name: ids mean nothing to a person
-        answer["problem"] = str(error)
-    for key in ("max-macs", "max-params", "num-partitions"):
+            strata = data.strata(data.train)
+            counts = np.bincount(strata, minlength=len(data.task.classes))
+            answer["class-counts"] = counts.tolist()
+    except ValueError as error:  # reported under the node's name: ids mean nothing to a reader
+        answer |= problem_of(error, node)
+    for key in (*LIMITS, "num-partitions"):
         if key in node:
             answer[key] = whole(node, key)
     return Message(RecordDict({CONFIG: ConfigRecord(answer)}), reply_to=message)
 
 
-def _in_turn() -> bool:
-    """Say whether this is a SuperNode's client: it gets one message after the other, in order."""
-    return FOLDER_VARIABLE in os.environ or Path(sys.argv[0]).name == "flwr-clientapp"
-
-
 @app.train()  # type: ignore[untyped-decorator, unused-ignore]
+@answered
 def train(message: Message, context: Context) -> Message:
     """Train the subnet that came with the message."""
-    client, parameters, order = _client(message, context)
-    parameters, examples, metrics = client.fit(parameters, order)
+    client, received, order = _client(message, context, TRAIN)
+    (sent,), examples, metrics = client.fit(received, order)
+    if PARTIES in order:
+        from superfednas.client.secure import masked
+
+        sent = masked(order, context.node_config, context.state, received[0], sent)
     reply = _records({"num-examples": examples, **metrics})
-    reply[ARRAYS] = ArrayRecord({SUBNET: Array(*flat_fields(parameters[0]))})
+    reply[ARRAYS] = ArrayRecord({SUBNET: Array(*flat_fields(sent))})
     return Message(reply, reply_to=message)
 
 
 @app.evaluate()  # type: ignore[untyped-decorator, unused-ignore]
+@answered
 def evaluate(message: Message, context: Context) -> Message:
-    """Score subnets of the one that came with the message."""
-    client, parameters, order = _client(message, context)
+    """Score subnets inside the one that came with the message, or personalise them."""
+    errand = PERSONALISE if _order(message).get(PERSONALISE) else SCORE
+    client, parameters, order = _client(message, context, errand)
     loss, examples, metrics = client.evaluate(parameters, order)
     return Message(_records({"num-examples": examples, "loss": loss, **metrics}), reply_to=message)
 
 
 def _client(
-    message: Message, context: Context
+    message: Message, context: Context, errand: str
 ) -> tuple[SubnetClient, list[np.ndarray], dict[str, Scalar]]:
-    """Return the client of this node, the flat array that it was sent, and its order."""
+    """Return this node's client, the flat array it was sent, and its order, which is allowed."""
     keep_freed_memory()
-    order = _order(message)
+    node, order = context.node_config, _order(message)
+    asked, pins = parse(TrainOrder, order, ignore_unknown=True), pins_of(node)
+    pins.check(errand, flatten(asked))
+    if on_a_node():
+        check_modules(node, order)
     settings = parse(DataSettings, order, ignore_unknown=True)
-    data = node_data(context.node_config, settings, int(order["seed"]))
+    settings = within_reach(node, settings, pins, on_a_node=on_a_node())
+    data = node_data(node, settings, int(order["seed"]))
     client = SubnetClient(
-        node_name(context.node_config),
+        node_name(node),
         data,
-        Augment.parse(settings.augment, data),
-        Path(str(state_dir)) if (state_dir := context.node_config.get("state-dir")) else None,
+        Path(str(state_dir)) if (state_dir := node.get("state-dir")) else None,
+        limits=limits_of(node),
+        tells_scores=tells_scores(node),
+        on_a_node=on_a_node(),
     )
-    wire_dtype = parse(TrainOrder, order, ignore_unknown=True).wire_dtype
     array = cast(ArrayRecord, message.content[ARRAYS])[SUBNET]
-    return client, [flat_numbers(array, numpy_dtype(wire_dtype))], order
+    return client, [flat_numbers(array, numpy_dtype(asked.wire_dtype))], order
 
 
 def _records(metrics: dict[str, Any]) -> RecordDict:
-    """Divide metrics into numbers and texts."""
+    """Divide metrics into numbers and strings."""
     numbers: dict[str, Any] = {k: m for k, m in metrics.items() if isinstance(m, int | float)}
     texts: dict[str, Any] = {k: m for k, m in metrics.items() if isinstance(m, str)}
     return RecordDict({METRICS: MetricRecord(numbers), CONFIG: ConfigRecord(texts)})
@@ -120,7 +155,7 @@ def _records(metrics: dict[str, Any]) -> RecordDict:
 
 def _order(message: Message) -> dict[str, Scalar]:
     """Return a message's flat config."""
-    # Not `.config_records`: what that makes refers to itself and to all records, and a message's
-    # weights then stay until Python looks for circles.
+    # Not `.config_records`: its result is a reference cycle that includes all records, so a
+    # message's weights would stay in memory until the garbage collector runs.
     order = cast(ConfigRecord, message.content[CONFIG])
     return {key: value for key, value in order.items() if isinstance(value, int | float | str)}

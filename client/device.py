@@ -1,4 +1,4 @@
-"""Where a client trains: its device, images that stay there, a stream of its own."""
+"""The place where a client trains: its device, examples that stay there, a stream of its own."""
 
 import contextlib
 import functools
@@ -6,9 +6,9 @@ import threading
 
 import torch
 
-from data import Split
+from superfednas.data import Split
 
-_SHARE = 4  # of the device's free memory, a node's images may take one part in so many
+_SHARE = 4  # of the device's free memory, a node's examples may take one part in so many
 _local = threading.local()
 
 
@@ -20,19 +20,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def usable_precision(name: str, device: torch.device) -> str:
-    """Return the precision that a client trains in: on the CPU always ``float32``.
+    """Return the precision in which a client trains: on the CPU always ``float32``.
 
     There bfloat16 is slower than float32, and torch's (oneDNN's) gradient of a convolution on maps
-    of a few pixels reads memory that nobody wrote: weights became NaN once in ten runs.
+    of a few pixels reads uninitialised memory: weights became NaN once in ten runs.
     """
     return name if device.type == "cuda" else "float32"
 
 
 def resident(split: Split, device: torch.device) -> Split:
-    """Return a split whose images lie on a device, where there is room for them.
+    """Return a split that lies on a device, where there is room for them.
 
-    They are moved once: batches are then drawn and augmented there, and from round to round nothing
-    is sent but weights.
+    They are moved once: batches are then drawn and augmented there, and only weights are
+    transferred from round to round.
     """
     return split if device.type == "cpu" else _moved(split, device)
 
@@ -41,16 +41,16 @@ def resident(split: Split, device: torch.device) -> Split:
 def _moved(split: Split, device: torch.device) -> Split:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if _SHARE * split.images.nbytes > free:
+        if _SHARE * split.nbytes > free:
             return split
-    moved = Split(split.images.to(device), split.labels.to(device))
-    if device.type == "cuda":  # clients of other threads use them on streams of their own
+    moved = split.to(device)
+    if device.type == "cuda":  # clients in other threads use them on their own streams
         torch.cuda.current_stream(device).synchronize()
     return moved
 
 
 def own_stream(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Let what follows run on this thread's own stream of a GPU, beside other threads' work."""
+    """Run a block on this thread's own GPU stream, concurrently with other threads."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     if not hasattr(_local, "stream"):

@@ -1,57 +1,72 @@
-"""What a step of local training adds to the gradients: of one network, or of several that share."""
+"""Objectives: what a step of local training adds to the gradients."""
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from supernet.wire import LocalTraining
+from superfednas.tasks import Inputs, Task, TaskError
+from superfednas.tasks.task import Tensors
+from superfednas.wire.order import LocalTraining
 
 
 class Objective:
-    """Cross-entropy of one network.
+    """The task's loss of one subnet.
 
     Parameters
     ----------
     module
-        The network, whose parameters get the gradients.
+        The subnet, whose parameters receive the gradients.
+    task
+        What is learned.
     local
         ``label_smoothing``.
     macs
-        Multiply-accumulates of the network for one image.
+        Multiply-accumulates of the subnet for one example.
     precision
-        ``bfloat16`` does matrix products and convolutions in it (autocast).
+        ``bfloat16`` computes matrix products and convolutions in that format (autocast).
 
     Attributes
     ----------
     mac_images
-        Multiply-accumulates times images, forward, of all steps so far.
+        Multiply-accumulates times examples, forward, of all steps so far.
     """
 
     def __init__(
-        self, module: nn.Module, local: LocalTraining, macs: int = 0, precision: str = "float32"
+        self,
+        module: nn.Module,
+        task: Task,
+        local: LocalTraining,
+        macs: int = 0,
+        precision: str = "float32",
     ) -> None:
         self.module = module
+        self.task = task
         self.smoothing = local.label_smoothing
         self.fast = precision == "bfloat16"
         self.mac_images = 0
         self._macs = macs
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: Inputs, targets: Tensors) -> torch.Tensor:
         """Add the gradients of a batch; return its mean loss, without gradient."""
-        self.mac_images += self._macs * len(labels)
-        loss = self.loss(self.predict(self.module, images), labels)
+        self.mac_images += self._macs * len(inputs[0])
+        loss = self.loss(self.predict(self.module, inputs), targets)
         torch.autograd.backward(loss)
         return loss.detach()
 
-    def predict(self, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to float32 logits (N, classes)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.fast):
-            logits: torch.Tensor = module(images)
-        return logits.float()
+    def predict(self, module: nn.Module, inputs: Inputs) -> torch.Tensor:
+        """Return what a subnet answers, in float32."""
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.fast):
+            outputs: torch.Tensor = module(*inputs)
+        return outputs.float()
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy with smoothed labels."""
-        return functional.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+    def loss(self, outputs: torch.Tensor, targets: Tensors) -> torch.Tensor:
+        """Return the mean loss, with smoothed labels where the task has labels."""
+        loss = self.task.loss(outputs, targets, smoothing=self.smoothing)
+        if loss.dim():
+            raise TaskError(
+                f"{self.task.reference}.loss() returned shape {tuple(loss.shape)}; the mean over "
+                "the batch, a scalar, is needed"
+            )
+        return loss
 
 
 def add_proximal(

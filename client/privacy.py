@@ -1,9 +1,9 @@
-"""Differential privacy of what a client sends: clip what training changed, then add noise.
+"""Differential privacy of what a client sends: the change is clipped, then noise is added.
 
-The mechanism is Flower's ``LocalDpMod``'s. It stands here, before the weights are rounded to the
-wire's format, so that it is right at every ``wire-dtype`` and in every way to run; and its noise
-comes from the system's entropy, not from numpy's global generator, which a user's own code may have
-seeded. What it promises and what it does not: docs/privacy.md.
+The mechanism is that of Flower's ``LocalDpMod``. It comes before the weights are rounded to the
+wire's format, so that it is correct at every ``wire-dtype`` and in every way to run. Its noise
+comes from the system's entropy, not from numpy's global generator, which a user's code may have
+seeded. docs/privacy.md says what it promises and what it does not.
 """
 
 import math
@@ -12,19 +12,19 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from supernet.wire import Privacy
+from superfednas.wire.order import Privacy
 
 
 def privatise(
     trained: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor], privacy: Privacy
 ) -> dict[str, torch.Tensor]:
-    """Shorten a subnet's change to ``dp_clip`` and add Gaussian noise to every number of it.
+    """Clip a subnet's change to ``dp_clip`` and add Gaussian noise to every number.
 
     Parameters
     ----------
     trained, received
-        The subnet's tensors after and before training, by name. All of them count: statistics that
-        a module keeps tell of the data as weights do.
+        The subnet's tensors after and before training, by name. All of them count: statistics kept
+        by a module reveal the data just as weights do.
     privacy
         ``dp_clip``, above 0, bounds the L2 norm of the change over all tensors together; the
         noise's standard deviation is ``dp_noise * dp_clip``.
@@ -32,12 +32,13 @@ def privatise(
     Returns
     -------
     dict of str to torch.Tensor
-        New tensors. Where nothing is clipped and there is no noise, ``trained`` to the last bit; a
-        change that is not finite is none, since a reply that fails tells of the data too.
+        New tensors. Without clipping and noise they equal ``trained`` to the last bit. A change
+        that is not finite is replaced by no change, because a failing reply would reveal something
+        too.
     """
     length = math.sqrt(sum(float(_change(trained, received, n).square().sum()) for n in trained))
     deviation = privacy.dp_noise * privacy.dp_clip
-    # Never a stream of the run's seed: the server knows that and could take the noise off again.
+    # Never a stream of the run's seed: the server knows the seed and could subtract the noise.
     random = np.random.default_rng()
     sent = {}
     for name, tensor in trained.items():

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,52 +10,59 @@ import numpy as np
 import torch
 from flwr.client import NumPyClient
 
-from client.device import choose_device, own_stream, usable_precision
-from client.objective import Objective
-from client.personal import Kept, keep, personalise
-from client.privacy import privatise
-from client.shared_weights import SharedWeights, sampler
-from client.training import train
-from data import Augment, Dataset
-from nas.accuracy import check_fit, score
-from supernet import Architecture, SearchSpace, extract
-from supernet.config import Scalar, parse
-from supernet.slicing import inside
-from supernet.streams import Purpose, stream
-from supernet.wire import (
-    PROTOCOL,
-    TrainOrder,
-    decode_list,
-    pack,
-    sends_change,
-    source_fingerprint,
-    source_root,
-    unpack,
-)
+from superfednas.client.allow import NotAllowedError
+from superfednas.client.device import choose_device, own_stream, usable_precision
+from superfednas.client.objective import Objective
+from superfednas.client.personalise import Kept, keep, personalise
+from superfednas.client.privacy import privatise
+from superfednas.client.shared_weights import SharedWeights, sampler
+from superfednas.client.training import train
+from superfednas.common.settings import Scalar, parse
+from superfednas.common.streams import Purpose, stream
+from superfednas.data import Dataset
+from superfednas.nas.cost.cost import cost
+from superfednas.nas.score.tallies import check_fit, score
+from superfednas.supernet import Architecture, SearchSpace, extract
+from superfednas.wire.flat import pack, sends_change, unpack
+from superfednas.wire.order import PROTOCOL, TrainOrder, decode_list
+from superfednas.wire.source import source_fingerprint, source_root
 
 
 class SubnetClient(NumPyClient):
-    """Slice, train and score subnets on one node's data.
+    """Train and score subnets on one node's data.
 
     Parameters
     ----------
     name
-        The node's stable name; it picks the node's random streams.
+        The node's stable name, which selects its random streams.
     data
-        The node's own images.
-    augment
-        Augmentation for training.
+        The node's own examples, and what is learned of them.
     state_dir
-        Where what is personal stays; None keeps none of it.
+        Where personalised subnets are kept; None keeps none.
+    limits
+        The node's budget, cost to limit, which every order must keep.
+    tells_scores
+        False keeps to itself what it measures of subnets on its examples.
+    on_a_node
+        False in a simulation, where the folder of the code is the server's own.
     """
 
     def __init__(
-        self, name: str, data: Dataset, augment: Augment, state_dir: Path | None = None
+        self,
+        name: str,
+        data: Dataset,
+        state_dir: Path | None = None,
+        *,
+        limits: Mapping[str, float] | None = None,
+        tells_scores: bool = True,
+        on_a_node: bool = False,
     ) -> None:
         self.name = name
         self.data = data
-        self.augment = augment
         self.state_dir = state_dir
+        self.limits = limits or {}
+        self.tells_scores = tells_scores
+        self.on_a_node = on_a_node
 
     def fit(
         self, parameters: list[np.ndarray], config: dict[str, Any]
@@ -67,20 +74,23 @@ class SubnetClient(NumPyClient):
         parameters
             One flat array: the subnet's tensors in ``state_dict`` order at ``wire-dtype``.
         config
-            A flattened :class:`supernet.wire.TrainOrder`.
+            A flattened :class:`superfednas.wire.order.TrainOrder`.
 
         Returns
         -------
         tuple
             The new flat array (at 16 bits: what training changed,
-            :func:`supernet.wire.sends_change`), the number of training images, and metrics:
-            ``loss``, ``seconds``, ``images``, ``mac-images`` (multiply-accumulates times images,
-            forward), ``round``, ``architecture``, ``evaluation`` (JSON list of [index, accuracy,
-            loss]) and ``evaluation-examples`` where an evaluation was ordered, and the code's
-            ``source``.
+            :func:`superfednas.wire.flat.sends_change`), the number of training images, and
+            metrics: ``loss``, ``seconds``, ``images``, ``mac-images`` (multiply-accumulates times
+            images, forward), ``round``, ``architecture``, ``evaluation`` (JSON list of [index,
+            sums of the task's tally by name]) and ``evaluation-examples`` where an evaluation was
+            ordered, and the code's ``source``. A client that keeps its scores leaves out ``loss``
+            and ``evaluation``.
 
         Raises
         ------
+        NotAllowedError
+            For a subnet beyond the node's budget.
         ValueError
             For an order of another protocol, or data that do not fit the space.
         """
@@ -98,7 +108,6 @@ class SubnetClient(NumPyClient):
             result = train(
                 module,
                 self.data,
-                self.augment,
                 order.local,
                 seed=order.seed,
                 round=order.round,
@@ -109,14 +118,16 @@ class SubnetClient(NumPyClient):
             state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
         if order.privacy.dp_clip:
             state = privatise(state, received, order.privacy)
+        if self.tells_scores:
+            metrics["loss"] = result.loss
+        if not self.on_a_node:
+            metrics["source-root"] = str(source_root())
         metrics |= {
-            "loss": result.loss,
             "images": result.images,
             "mac-images": objective.mac_images,
             "round": order.round,
             "architecture": arch.to_json(),
             "source": source_fingerprint(),
-            "source-root": str(source_root()),
             "seconds": time.perf_counter() - started,
         }
         if sends_change(order.wire_dtype):
@@ -128,30 +139,40 @@ class SubnetClient(NumPyClient):
     ) -> tuple[float, int, dict[str, Any]]:
         """Score the subnets of ``config["evaluate"]`` on the node's validation images.
 
-        Where ``config["personalise"]`` is set, each is then fine-tuned, on its own, and scored on
-        the node's test images before and after; weights stay here.
+        If ``config["personalise"]`` is set, each is then fine-tuned separately and scored on the
+        node's test images before and after; the weights stay here.
 
         Parameters
         ----------
         parameters, config
-            As for :meth:`fit`; the weights that came in are only read.
+            As for :meth:`fit`; the received weights are only read.
 
         Returns
         -------
         tuple
             The mean loss over the subnets, the number of validation images, and metrics:
-            ``evaluation`` and ``evaluation-examples`` as :meth:`fit` gives them, ``architecture``;
-            for personalised ones ``personal``, a JSON list of [index, initial accuracy,
-            personalised accuracy], and ``personal-examples``.
+            ``evaluation`` and ``evaluation-examples`` as from :meth:`fit`, ``architecture``; for
+            personalised subnets ``personal``, a JSON list of [index, initial metric, personalised
+            metric], and ``personal-examples``.
+
+        Raises
+        ------
+        NotAllowedError
+            For a subnet beyond the node's budget, and from a client that keeps its scores, unless
+            it is to keep personalised subnets.
+        ValueError
+            As :meth:`fit`.
         """
         order, space, arch, received = self._read(parameters, config)
+        keeps = order.personalise and order.keep and self.state_dir is not None
+        if not self.tells_scores and not keeps:
+            raise NotAllowedError("tell-scores = false: this node keeps its scores to itself")
         if order.personalise:
-            return 0.0, len(self.data.test), self._personalise(space, arch, received, order)
+            found = self._personalise(space, arch, received, order)
+            return 0.0, len(self.data.test) if self.tells_scores else 0, found
         metrics = self._evaluate(space, arch, received, order)
-        rows = json.loads(str(metrics.get("evaluation", "[]")))
-        loss = sum(row[2] for row in rows) / len(rows) if rows else 0.0
         metrics["architecture"] = arch.to_json()
-        return loss, len(self.data.validation), metrics
+        return 0.0, len(self.data.validation), metrics
 
     def _read(
         self, parameters: list[np.ndarray], config: dict[str, Any]
@@ -164,7 +185,18 @@ class SubnetClient(NumPyClient):
         space = order.space.load()
         check_fit(space, self.data)
         arch = space.parse(order.architecture)
+        self._check_limits(space, arch)
         return order, space, arch, unpack(parameters[0], space.shapes(arch), order.wire_dtype)
+
+    def _check_limits(self, space: SearchSpace, arch: Architecture) -> None:
+        """Refuse a subnet beyond the budget: a server may forget what it was told."""
+        for name, limit in self.limits.items():
+            needed = cost(name).of(space, arch)
+            if needed > cost(name).most(limit):
+                raise NotAllowedError(
+                    f"the subnet's {name} = {needed:,.0f}: this node takes at most max-{name} = "
+                    f"{limit:,.0f}"
+                )
 
     def _objective(
         self,
@@ -174,13 +206,15 @@ class SubnetClient(NumPyClient):
         order: TrainOrder,
         device: torch.device,
     ) -> Objective:
-        """Return what the order trains of a network: all of it, or subnets that share it."""
+        """Return the objective of an order: the whole subnet, or several subnets inside it."""
         precision, subnets = usable_precision(order.precision, device), order.subnets
+        task = self.data.task
         if not subnets.drawn:
-            return Objective(module, order.local, space.macs(arch), precision)
+            return Objective(module, task, order.local, space.macs(arch), precision)
         rng = stream(order.seed, Purpose.LOCAL_SUBNETS, round=order.round, name=self.name)
         return SharedWeights(
             module,
+            task,
             order.local,
             space,
             arch,
@@ -196,19 +230,13 @@ class SubnetClient(NumPyClient):
         received: dict[str, torch.Tensor],
         order: TrainOrder,
     ) -> dict[str, Scalar]:
-        """Score, as received, every ordered subnet that lies inside the received one."""
-        if not decode_list(order.evaluate) or not len(self.data.validation):
+        """Score, as received, every ordered subnet inside the received one."""
+        asked = decode_list(order.evaluate) if self.tells_scores else []
+        if not asked or not len(self.data.validation):
             return {}
         rows = []
         for index, _, module in self._inside(space, arch, received, order):
-            found = score(
-                module,
-                self.data.validation,
-                self.data.mean,
-                self.data.std,
-                calibration=self.data.train,
-            )
-            rows.append([index, found.accuracy, found.loss])
+            rows.append([index, dict(score(module, self.data, self.data.validation).sums)])
         return {
             "evaluation": json.dumps(rows),
             "evaluation-examples": len(self.data.validation),
@@ -221,14 +249,13 @@ class SubnetClient(NumPyClient):
         received: dict[str, torch.Tensor],
         order: TrainOrder,
     ) -> dict[str, Scalar]:
-        """Fine-tune every ordered subnet that lies inside the received one."""
+        """Fine-tune every ordered subnet inside the received one."""
         rows = []
         for index, candidate, module in self._inside(space, arch, received, order):
             found = personalise(
                 module,
                 space,
                 self.data,
-                self.augment,
                 order.local,
                 order.tuning,
                 seed=order.seed,
@@ -238,6 +265,8 @@ class SubnetClient(NumPyClient):
             if order.keep and self.state_dir is not None:
                 about = Kept(order.keep, order.space, candidate, order.tuning, found)
                 keep(self.state_dir, module, self.data, about)
+        if not self.tells_scores:
+            return {"architecture": arch.to_json()}
         return {
             "architecture": arch.to_json(),
             "personal": json.dumps(rows),
@@ -251,11 +280,11 @@ class SubnetClient(NumPyClient):
         received: dict[str, torch.Tensor],
         order: TrainOrder,
     ) -> Iterator[tuple[int, Architecture, torch.nn.Module]]:
-        """Yield number, architecture and module of every ordered subnet inside the received."""
-        outer, device = space.boxes(arch), choose_device(order.device)
+        """Yield number, architecture and module of every ordered subnet inside the received one."""
+        device = choose_device(order.device)
         for index, text in enumerate(decode_list(order.evaluate)):
             candidate = space.parse(text)
-            boxes = inside(space.boxes(candidate), outer)
+            boxes = space.within(arch, candidate)
             if boxes is not None:
                 module = space.build(candidate)
                 module.load_state_dict(extract(received, boxes))

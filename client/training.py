@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from client.device import resident
-from client.objective import Objective, add_proximal
-from data import Augment, Dataset, augmented_batch
-from supernet.layout import layout_of
-from supernet.norms import needs_calibration
-from supernet.streams import Purpose, torch_stream
-from supernet.wire import LocalTraining
+from superfednas.client.device import resident
+from superfednas.client.objective import Objective, add_proximal
+from superfednas.common.streams import Purpose, torch_stream
+from superfednas.data import Dataset
+from superfednas.supernet.memory_format import laid_out, layout_of
+from superfednas.supernet.norms import needs_calibration
+from superfednas.wire.order import LocalTraining
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What local training did: mean loss a step and images seen."""
+    """The result of local training: mean loss per step, and images seen."""
 
     loss: float
     images: int
@@ -28,8 +28,8 @@ def batch_indices(
 ) -> Iterator[torch.Tensor]:
     """Yield the row numbers of every step: whole epochs in random order, or a number of steps.
 
-    The last partial batch of an epoch is kept. With ``merge_single`` a last batch of one image
-    joins the one before, since batch statistics of one image say nothing.
+    The last partial batch of an epoch is kept. With ``merge_single``, a last batch of one image
+    joins the previous one, because batch statistics of one image are meaningless.
     """
     steps = 0
     epoch = 0
@@ -49,7 +49,6 @@ def batch_indices(
 def train(
     module: nn.Module,
     data: Dataset,
-    augment: Augment,
     local: LocalTraining,
     *,
     seed: int,
@@ -58,34 +57,32 @@ def train(
     precision: str = "float32",
     objective: Objective | None = None,
 ) -> TrainingResult:
-    """Train a network in place on a client's training split.
+    """Train a subnet in place on a client's training split.
 
-    Parameters that ask for no gradient stay as they are.
+    Parameters that require no gradient stay as they are.
 
     Parameters
     ----------
     module
         The subnet, loaded and on its device.
     data
-        The client's own data; only ``train`` is used.
-    augment
-        Augmentation of whole batches.
+        The client's own data, of which only ``train`` is used, and what is learned of it.
     local
         Optimiser, epochs or steps, batch size; the optimiser starts afresh.
     seed, round, name
         Identify the random streams of order and augmentation.
     precision
-        ``bfloat16`` does matrix products and convolutions in it (autocast) and lays images out
-        with their channels last, which else :func:`supernet.layout.layout_of` decides; weights,
-        gradients and the optimiser stay float32.
+        ``bfloat16`` computes matrix products and convolutions in that format (autocast) and uses
+        channels-last images; otherwise :func:`superfednas.supernet.memory_format.layout_of` decides
+        the layout. Weights, gradients and the optimiser stay float32.
     objective
         What adds a batch's gradients to the module's parameters, at the same precision; by default
-        the cross-entropy of the whole module.
+        the task's loss of the whole module.
 
     Raises
     ------
     ValueError
-        Where the client has no training images.
+        If the client has no training images.
     """
     merge_single = needs_calibration(module)
     if not len(data.train):
@@ -100,7 +97,7 @@ def train(
     split = resident(data.train, device)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     received = [p.detach().clone() for p in parameters] if local.proximal else []
-    objective = objective or Objective(module, local, precision=precision)
+    objective = objective or Objective(module, data.task, local, precision=precision)
     optimiser = torch.optim.SGD(
         parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
     )
@@ -109,11 +106,9 @@ def train(
     module.train()
     losses, seen = [], 0
     for rows in batch_indices(len(data.train), local, order, merge_single=merge_single):
-        some = split.images[rows].to(device)
-        images = augmented_batch(some, augment, data.mean, data.std, draws)
+        inputs, targets = data.task.batch(split.fields, split.targets, rows, device, draws)
         optimiser.zero_grad(set_to_none=True)
-        labels = split.labels[rows].to(device)
-        losses.append(objective(images.contiguous(memory_format=layout), labels))
+        losses.append(objective(laid_out(inputs, layout), targets))
         if local.proximal:
             add_proximal(parameters, received, local.proximal)
         if local.clip_norm:

@@ -1,23 +1,19 @@
-"""Data: settings, sources, partitions among clients, and batch augmentation.
+"""Data: settings, sources, and partitions among clients.
 
-Importing this package loads none of the optional readers; each is imported when first needed.
+Importing this package loads none of the optional readers; each is imported on first use.
 """
 
-from data.augment import Augment, augmented_batch
-from data.dataset import DataError, Dataset, Split, normalise
-from data.partition import partition, partition_like
-from data.settings import DataSettings
-from data.sources import load_dataset
+from superfednas.data.dataset import DataError, Dataset, Split
+from superfednas.data.partition import partition, partition_like
+from superfednas.data.settings import DataSettings
+from superfednas.data.sources import load_dataset
 
 __all__ = [
-    "Augment",
     "DataError",
     "DataSettings",
     "Dataset",
     "Split",
-    "augmented_batch",
     "load_dataset",
-    "normalise",
     "partition",
     "partition_like",
 ]

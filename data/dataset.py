@@ -1,159 +1,128 @@
-"""Images and labels in memory: three splits, the class names and the pixel constants."""
+"""Examples in memory: three splits of one task."""
 
-import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from supernet.digest import digest
+from superfednas.common.digest import digest
+from superfednas.tasks import Task
+
+Tensors = Mapping[str, torch.Tensor]
 
 
 class DataError(ValueError):
-    """Data that cannot be used; one sentence names the thing, its value and what is allowed."""
+    """Unusable data; one sentence names the fault, the value and what is allowed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of one split.
+    """Rows of one split, raw: one tensor a name, whose first axis is the rows.
 
     Attributes
     ----------
-    images
-        uint8, (N, C, H, W), contiguous, pixels 0 to 255.
-    labels
-        int64, (N,).
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return len(self.labels)
-
-    def take(self, indices: np.ndarray | torch.Tensor) -> "Split":
-        """Copy the rows at ``indices`` (integers, any order, repeats allowed)."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        return Split(self.images[rows], self.labels[rows])
-
-    def digest(self) -> str:
-        """Hash the images and labels: which data a score was measured on."""
-        return digest({"images": self.images, "labels": self.labels})
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A whole image classification task; shared within a process, so never written to.
-
-    Attributes
-    ----------
-    classes
-        One name a class; label ``k`` means ``classes[k]``.
-    mean, std
-        One constant a channel for pixels scaled to [0, 1].
-    natural_ids
-        Strings, (len(train),): the natural client of each training row, where the source knows it.
+    fields
+        What networks read, once the task has made inputs of it.
+    targets
+        What they are to answer.
 
     Raises
     ------
     DataError
-        Where the parts do not fit together.
+        If the tensors have different numbers of rows, or there are no targets.
+    """
+
+    fields: Tensors
+    targets: Tensors
+
+    def __post_init__(self) -> None:  # noqa: D105
+        rows = {name: len(tensor) for name, tensor in {**self.fields, **self.targets}.items()}
+        if not self.targets or len(set(rows.values())) > 1:
+            said = ", ".join(f"{name} {count}" for name, count in rows.items())
+            if not self.targets:
+                raise DataError(f"a split needs at least one target; it has {said or 'nothing'}.")
+            raise DataError(
+                f"fields and targets of a split must all have the same number of rows: {said}."
+            )
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(next(iter(self.targets.values())))
+
+    def take(self, rows: np.ndarray | torch.Tensor) -> "Split":
+        """Copy the rows at these positions (integers, any order, repeats allowed)."""
+        places = torch.as_tensor(rows, dtype=torch.int64)
+        return self._each(lambda tensor: tensor[places])
+
+    def first(self, count: int) -> "Split":
+        """Return at most so many rows from the beginning, as views."""
+        return self._each(lambda tensor: tensor[:count])
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the split on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take."""
+        return sum(tensor.nbytes for tensor in (*self.fields.values(), *self.targets.values()))
+
+    def digest(self) -> str:
+        """Hash fields and targets: which data a score was measured on."""
+        return digest({**self.fields, **self.targets})
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Split":
+        fields, targets = (
+            {name: change(tensor) for name, tensor in tensors.items()}
+            for tensors in (self.fields, self.targets)
+        )
+        return Split(fields, targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """All examples of a task; shared within a process, so never written to.
+
+    Attributes
+    ----------
+    task
+        What is learned of them.
+    ids
+        Strings, (len(train),): the natural client of each training row, if the source gives it.
+
+    Raises
+    ------
+    DataError
+        If the parts do not fit together.
     """
 
     name: str
+    task: Task
     train: Split
     validation: Split
     test: Split
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    natural_ids: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
-        for part in ("train", "validation", "test"):
-            _check_split(f"{self.name}: {part}", getattr(self, part), len(self.classes))
-        if not len(self.train):
-            raise DataError(f"{self.name}: train holds 0 images; at least 1 is needed.")
-        shapes = {tuple(s.images.shape[1:]) for s in (self.train, self.validation, self.test)}
-        if len(shapes) > 1:
+        if not isinstance(self.task, Task):
             raise DataError(
-                f"{self.name}: images of the three splits have shapes {sorted(shapes)}; "
-                "one (C, H, W) is allowed."
+                f"{self.name}: task = {self.task!r}; must be an instance of superfednas.tasks.Task."
             )
-        for word, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.in_channels:
-                raise DataError(
-                    f"{self.name}: {word} = {values} has {len(values)} numbers; one a channel "
-                    f"({self.in_channels}) is needed."
-                )
-        if min(self.std) <= 0:
-            raise DataError(f"{self.name}: std = {self.std}; every number must be above 0.")
-        if self.natural_ids is not None and self.natural_ids.shape != (len(self.train),):
+        for part in ("train", "validation", "test"):
+            split = getattr(self, part)
+            if problem := self.task.problem(split.fields, split.targets):
+                raise DataError(f"{self.name}: {part} {problem}")
+        if not len(self.train):
+            raise DataError(f"{self.name}: train holds 0 examples; at least 1 is needed.")
+        if self.ids is not None and self.ids.shape != (len(self.train),):
             raise DataError(
-                f"{self.name}: natural ids have shape {self.natural_ids.shape}; one a training "
+                f"{self.name}: natural ids have shape {self.ids.shape}; one a training "
                 f"row, ({len(self.train)},), is needed."
             )
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.train.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the (square) images in pixels."""
-        return self.train.images.shape[2]
-
-
-def normalise(
-    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> torch.Tensor:
-    """Scale uint8 pixels (B, C, H, W) to ``(pixel / 255 - mean) / std`` in float32.
-
-    One multiplication and one addition in place, on whatever device the images are.
-    """
-    scale, shift = _constants(mean, std, images.device)
-    # A copy even of what is float32 already: what is given stays as it is.
-    return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
-
-
-@functools.lru_cache(maxsize=64)
-def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return factor and summand of a normalisation, (C, 1, 1) each."""
-    deviation = torch.tensor(std, dtype=torch.float64)
-    scale = (1 / (255 * deviation)).float()
-    shift = (-torch.tensor(mean, dtype=torch.float64) / deviation).float()
-    return scale.to(device)[:, None, None], shift.to(device)[:, None, None]
-
-
-def _check_split(what: str, split: Split, classes: int) -> None:
-    images, labels = split.images, split.labels
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise DataError(
-            f"{what} images are {images.dtype} of shape {tuple(images.shape)}; uint8 (N, C, H, W) "
-            "is needed."
-        )
-    if images.shape[2] != images.shape[3]:
-        raise DataError(
-            f"{what} images are {images.shape[2]} x {images.shape[3]} pixels; they must be square "
-            "(set resize to make them so)."
-        )
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (len(images),):
-        raise DataError(
-            f"{what} labels are {labels.dtype} of shape {tuple(labels.shape)}; int64 of shape "
-            f"({len(images)},) is needed, one an image."
-        )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise DataError(
-            f"{what} labels run from {int(labels.min())} to {int(labels.max())}; with {classes} "
-            f"classes 0 to {classes - 1} is allowed."
-        )
+    def strata(self, split: Split) -> np.ndarray:
+        """Return the stratum of every row of a split, int64 (N,): of images their class."""
+        found: np.ndarray = self.task.strata(split.targets).numpy()
+        return found

@@ -1,7 +1,7 @@
 """Divide training rows among clients, and other splits in the same proportions.
 
-The schemes are those of ``flwr_datasets.partitioner``. Rows are shuffled before they are divided,
-since its IID scheme cuts contiguous blocks and the others cut each class in the given order.
+The schemes are those of ``flwr_datasets.partitioner``. Rows are shuffled first, because its IID
+scheme cuts contiguous blocks and the others cut each class in the given order.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import DataError, Dataset
-from data.settings import DataSettings
-from supernet.streams import Purpose, stream
+from superfednas.common.streams import Purpose, stream
+from superfednas.data.dataset import DataError, Dataset
+from superfednas.data.settings import DataSettings
 
-DIRICHLET_SEEDS = 10  # the library tries 11 times a seed
+DIRICHLET_SEEDS = 10  # the library makes 11 attempts per seed
 
 
 def partition(
@@ -25,11 +25,11 @@ def partition(
 ) -> list[np.ndarray]:
     """Divide ``dataset.train`` among clients.
 
-    ``iid``, ``dirichlet`` and ``balanced-dirichlet`` give every row to somebody. ``shards`` drops
-    the rows, fewer than clients times shards-per-client, that do not fill a shard; ``pathological``
-    drops the classes that no client drew (none, where clients are at least as many as classes: the
-    first class of client k is k modulo C); ``natural`` needs no more clients than there are natural
-    ids, takes the first in sorted order and drops the rows of the others.
+    ``iid``, ``dirichlet`` and ``balanced-dirichlet`` assign every row. ``shards`` drops the rows
+    that do not fill a shard (fewer than clients times shards-per-client). ``pathological`` drops
+    the classes that no client drew (none if there are at least as many clients as classes: the
+    first class of client k is k modulo C). ``natural`` allows at most as many clients as there are
+    natural ids, takes the first ids in sorted order and drops the rows of the others.
 
     Parameters
     ----------
@@ -46,15 +46,15 @@ def partition(
     Raises
     ------
     DataError
-        Where the rows cannot be divided so; names the value and what is allowed.
+        If the rows cannot be divided in this way; it names the value and what is allowed.
     """
     _check(dataset, settings, clients)
     rng = stream(seed, Purpose.PARTITION)
     order = rng.permutation(len(dataset.train))
-    columns = {"index": order, "label": dataset.train.labels.numpy()[order]}
+    columns = {"index": order, "label": dataset.strata(dataset.train)[order]}
     if settings.partition == "natural":
-        assert dataset.natural_ids is not None
-        columns["natural"] = dataset.natural_ids[order]
+        assert dataset.ids is not None
+        columns["natural"] = dataset.ids[order]
     tries = DIRICHLET_SEEDS if settings.partition == "dirichlet" else 1
     for left in reversed(range(tries)):
         try:
@@ -81,10 +81,10 @@ def partition_like(
 ) -> list[np.ndarray]:
     """Divide another split so that each client's share of a class is its share of it in training.
 
-    Shares are met to within one row a class, by rounding their cumulative sums over shuffled rows;
-    clients take turns in a random order for each class, so that rounding favours nobody. A client
-    may get no row where a class has fewer rows than clients. Rows of a class that no client trains
-    on go to nobody.
+    Shares are exact to within one row per class: their cumulative sums over shuffled rows are
+    rounded, with the clients in a random order for each class so that rounding favours none. A
+    client may get no row of a class that has fewer rows than clients. Rows of a class that no
+    client trains on are not assigned.
 
     Parameters
     ----------
@@ -130,19 +130,19 @@ def _check(dataset: Dataset, settings: DataSettings, clients: int) -> None:
             f"{clients * settings.shards_per_client} shards of {rows} training images; at most "
             f"{rows // clients} is allowed."
         )
-    present = len(np.unique(dataset.train.labels.numpy()))
+    present = len(np.unique(dataset.strata(dataset.train)))
     if scheme == "pathological" and settings.classes_per_client > present:
         raise DataError(
             f"classes-per-client = {settings.classes_per_client}: the training images of "
             f"{dataset.name} have {present} classes; at most {present} is allowed."
         )
     if scheme == "natural":
-        if dataset.natural_ids is None:
+        if dataset.ids is None:
             raise DataError(
                 f"natural-id = {settings.natural_id!r}: {dataset.name} has no such ids; an npz "
                 "array '<natural-id>_train' or a column of an hf: data set is needed."
             )
-        known = len(np.unique(dataset.natural_ids))
+        known = len(np.unique(dataset.ids))
         if clients > known:
             raise DataError(
                 f"clients = {clients}: {dataset.name} has {known} natural clients; at most "
@@ -171,7 +171,7 @@ def _divide(
     clients: int,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    from data.partitioners import Table
+    from superfednas.data.partitioners import Table
 
     partitioner = _partitioner(settings, clients, rng)
     with _quiet():
@@ -182,7 +182,7 @@ def _divide(
 def _partitioner(settings: DataSettings, clients: int, rng: np.random.Generator) -> Any:
     from flwr_datasets import partitioner as schemes
 
-    from data.partitioners import BalancedDirichletPartitioner
+    from superfednas.data.partitioners import BalancedDirichletPartitioner
 
     seed = int(rng.integers(2**31))
     smallest = settings.min_partition_size
@@ -223,8 +223,8 @@ def _partitioner(settings: DataSettings, clients: int, rng: np.random.Generator)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The library warns at each redraw and draws a progress bar for natural ids; what matters of
-    # either reaches the user as a DataError.
+    # The library warns at each redraw and draws a progress bar for natural ids; whatever matters
+    # reaches the user as a DataError.
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,6 +1,7 @@
 """The balanced Dirichlet partitioner, and the table of rows that partitioners divide.
 
-This module imports ``flwr_datasets`` (seconds); :mod:`data.partition` imports it when first needed.
+This module imports ``flwr_datasets``, which takes seconds, so :mod:`superfednas.data.partition`
+imports it on first use.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ MAX_DRAWS = 1000
 
 
 class Table(datasets.Dataset):  # type: ignore[misc]
-    """A ``datasets.Dataset`` of plain columns that reads and selects in NumPy.
+    """A ``datasets.Dataset`` of plain columns, read and selected in NumPy.
 
     The general class formats rows one by one and pickles every index list for a fingerprint, which
     takes 0.4 to 1.8 s for 50,000 rows and 20 clients; this takes 0.03 s.
@@ -35,12 +36,12 @@ class Table(datasets.Dataset):  # type: ignore[misc]
 class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
     """The balanced Dirichlet partition of SuperFedNAS (arXiv 2301.10879).
 
-    Per class, proportions are drawn from Dirichlet(alpha * 1_N); clients that already hold n/N rows
-    or more get none, and the others' proportions are renormalised. Drawn again until every client
-    has ``min_partition_size`` rows, at most 1,000 times.
+    For each class, proportions are drawn from Dirichlet(alpha * 1_N); clients that already hold n/N
+    rows or more get none, and the others' proportions are renormalised. The draw is repeated, at
+    most 1,000 times, until every client has ``min_partition_size`` rows.
 
-    Differs from ``DirichletPartitioner(self_balancing=True)`` in that a client with exactly n/N
-    rows is full, in the number of draws, and in never dividing by zero.
+    It differs from ``DirichletPartitioner(self_balancing=True)`` in treating a client with exactly
+    n/N rows as full, in the number of draws, and in never dividing by zero.
 
     Parameters
     ----------
@@ -78,12 +79,12 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
         return self._num_partitions
 
     def load_partition(self, partition_id: int) -> datasets.Dataset:
-        """Give the rows of one client, in the order of the table.
+        """Return the rows of one client, in the order of the table.
 
         Raises
         ------
         ValueError
-            Where no draw gave every client enough rows.
+            If no draw gave every client enough rows.
         """
         if self._rows is None:
             self._rows = self._divide(np.asarray(self.dataset[self._partition_by]))
@@ -105,7 +106,7 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
         )
 
     def _draw(self, sizes: list[int]) -> list[np.ndarray] | None:
-        """Draw where each client's rows of each class end; None if a client gets too few."""
+        """Draw the end of each client's rows in each class; None if a client gets too few."""
         clients, full = self._num_partitions, sum(sizes) / self._num_partitions
         held = np.zeros(clients, dtype=np.int64)
         ends = []
@@ -113,7 +114,7 @@ class BalancedDirichletPartitioner(Partitioner):  # type: ignore[misc]
             shares = self._rng.dirichlet(np.full(clients, self._alpha))
             shares[held >= full] = 0
             total = shares.sum()
-            # a tiny alpha may put everything on full clients; such a draw is no division at all
+            # a tiny alpha may give everything to full clients; such a draw divides nothing
             if not total > 0:
                 return None
             end = np.floor(np.cumsum(shares / total) * size).astype(np.int64)

@@ -1,8 +1,8 @@
-"""What data a node reads, how they are divided among clients and how batches are augmented."""
+"""Settings of the data: what a node reads, how clients share it, how batches are augmented."""
 
 from dataclasses import dataclass
 
-from supernet.config import setting
+from superfednas.common.settings import setting
 
 PARTITIONS = ("iid", "dirichlet", "balanced-dirichlet", "shards", "pathological", "natural")
 
@@ -12,14 +12,14 @@ class DataSettings:
     """Settings of the data; each field is one flat kebab-case key.
 
     Nothing here is estimated from a node's own images: the split is fixed and the pixel constants
-    are written down, so every node that reads the same settings sees the same task.
+    are given, so every node with the same settings sees the same task.
     """
 
     dataset: str = setting(
         "digits",
         "digits, cifar10, cifar100, pathmnist, pneumoniamnist (MedMNIST), a path ending .npz, a "
-        "folder of images, hf:NAME (Hugging Face), module:function (returns a data.Dataset), or "
-        "none (a server without data)",
+        "folder of images, hf:NAME (Hugging Face), module:function (returns a "
+        "superfednas.data.Dataset), or none (a server without data)",
     )
     data_cache: str = setting("~/.superfednas/data", "folder for downloaded data sets")
     partition: str = setting(
@@ -28,8 +28,8 @@ class DataSettings:
     dirichlet_alpha: float = setting(
         1.0, "concentration of the Dirichlet partitions: small is uneven, large is even", above=0
     )
-    shards_per_client: int = setting(2, "label-sorted shards each client gets (shards)", low=1)
-    classes_per_client: int = setting(2, "classes each client gets (pathological)", low=1)
+    shards_per_client: int = setting(2, "number of label-sorted shards per client (shards)", low=1)
+    classes_per_client: int = setting(2, "number of classes per client (pathological)", low=1)
     min_partition_size: int = setting(
         10, "fewest training images a client may get (natural clients are as they are)", low=1
     )
@@ -38,12 +38,12 @@ class DataSettings:
     )
     validation_share: float = setting(
         0.1,
-        "share of the images held out where a source has no validation split",
+        "share of the images held out if a source has no validation split",
         above=0,
         high=0.5,
     )
     train_images: int = setting(
-        0, "keep a stratified sample of so many training images; 0 keeps all", low=0
+        0, "keep a stratified sample of this many training images; 0 keeps all", low=0
     )
     resize: int = setting(
         0,

@@ -1,22 +1,24 @@
 """Load a data set by name: one function, whatever the source."""
 
 import functools
-import importlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.arrays import load_npz
-from data.dataset import DataError, Dataset
-from data.folder import load_folder
-from data.hub import load_hub
-from data.images import square
-from data.medmnist import CLASSES, load_medmnist
-from data.settings import DataSettings
-from data.splits import Parts, as_split, complete, sample_train
+from superfednas.common.imports import import_object
+from superfednas.data.dataset import DataError, Dataset
+from superfednas.data.images.arrays import load_npz
+from superfednas.data.images.decode import square
+from superfednas.data.images.folder import load_folder
+from superfednas.data.images.hub import load_hub
+from superfednas.data.images.medmnist import CLASSES, load_medmnist
+from superfednas.data.settings import DataSettings
+from superfednas.data.splits import Parts, as_split, complete, sample_train
+from superfednas.tasks.images import Augment, Images
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 # pixel mean and s.d. for pixels in [0, 1]; digits, pneumoniamnist: over all training images
@@ -35,13 +37,14 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 def load_dataset(settings: DataSettings) -> Dataset:
     """Load the data set of these settings, once a process.
 
-    Validation never overlaps train: the source's own split, or rows held out of train by a
-    stratified draw that no run's seed changes. The test split is the source's own where it has one.
+    Validation never overlaps train: it is the source's own split, or rows held out of train by a
+    stratified draw that does not depend on the run's seed. The test split is the source's own, if
+    it has one.
 
     Raises
     ------
     DataError
-        Where the source cannot be read or used; the sentence says what is allowed.
+        If the source cannot be read or used; the sentence says what is allowed.
     """
     name = settings.dataset
     sizes: dict[str, Any] = {"validation": settings.validation_share}
@@ -72,17 +75,25 @@ def load_dataset(settings: DataSettings) -> Dataset:
     parts, validation, test = complete(name, parts, **sizes)
     parts = sample_train(name, parts, settings.train_images)
     mean, std = CONSTANTS.get(name, UNKNOWN)
-    channels = parts.train.images.shape[1]
-    return Dataset(
-        name,
-        parts.train,
-        validation,
-        test,
+    images = parts.train.fields["images"]
+    channels = images.shape[1]
+    task = Images.of(
+        images,
         parts.classes,
         _constants("pixel-mean", settings.pixel_mean, mean, channels),
         _constants("pixel-std", settings.pixel_std, std, channels),
-        parts.natural_ids,
     )
+    found = Dataset(name, task, parts.train, validation, test, parts.ids)
+    return _augmented(found, settings)
+
+
+def _augmented(dataset: Dataset, settings: DataSettings) -> Dataset:
+    """Let images be augmented as the settings say."""
+    task = dataset.task
+    if not isinstance(task, Images):
+        return dataset
+    augment = Augment.parse(settings.augment, task.in_channels, task.image_size, dataset.name)
+    return replace(dataset, task=replace(task, augment=augment))
 
 
 def _constants(key: str, text: str, known: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -119,7 +130,7 @@ def _cifar(settings: DataSettings) -> Parts:
         if not (cache / CIFAR_FOLDERS[settings.dataset]).is_dir():
             _download(kind, cache, CIFAR_FOLDERS[settings.dataset])
         train, test = (kind(str(cache), train=part, download=False) for part in (True, False))
-    # torchvision reports network, checksum and archive faults by RuntimeError, OSError, EOFError
+    # torchvision reports network, checksum and archive faults as RuntimeError, OSError, EOFError
     except (RuntimeError, OSError, EOFError) as error:
         raise DataError(
             f"dataset = '{settings.dataset}' can be neither downloaded nor read from data-cache = "
@@ -137,8 +148,8 @@ def _cifar(settings: DataSettings) -> Parts:
 
 
 def _download(kind: Any, cache: Path, folder: str) -> None:
-    # Several processes of a simulation may come here at once: each downloads into a folder of its
-    # own, and the move into place is atomic, so none ever reads a half-written set.
+    # Several processes of a simulation may get here at the same time: each downloads into its own
+    # folder, and the move into place is atomic, so none ever reads a partly written set.
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as private:
         kind(private, train=True, download=True)
@@ -150,18 +161,14 @@ def _download(kind: Any, cache: Path, folder: str) -> None:
 
 
 def _own(settings: DataSettings) -> Dataset:
-    module, _, function = settings.dataset.partition(":")
     try:
-        build = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"dataset = {settings.dataset!r} cannot be imported ({error}); module:function must "
-            "name an importable function."
-        ) from error
+        build = import_object(settings.dataset, "dataset")
+    except ValueError as error:
+        raise DataError(f"{error}; module:function must name an importable function.") from error
     built = build(settings)
     if not isinstance(built, Dataset):
         raise DataError(
             f"dataset = {settings.dataset!r} returned a {type(built).__name__}; the function must "
-            "return a data.Dataset."
+            "return a superfednas.data.Dataset."
         )
-    return built
+    return _augmented(built, settings)

@@ -5,35 +5,41 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.dataset import DataError, Split
-from supernet.streams import Purpose, stream
+from superfednas.common.streams import Purpose, stream
+from superfednas.data.dataset import DataError, Split
 
 TEST_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a source was read into; missing splits are held out of ``train`` by :func:`complete`."""
+    """The splits read from a source; :func:`complete` holds missing ones out of ``train``."""
 
     train: Split
     validation: Split | None
     test: Split | None
     classes: tuple[str, ...]
-    natural_ids: np.ndarray | None = None
+    ids: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the training rows, by which others are held out."""
+        found: np.ndarray = self.train.targets["labels"].numpy()
+        return found
 
 
 def stratified(labels: np.ndarray, count: int, name: str) -> np.ndarray:
     """Draw ``count`` rows so that each class keeps its share, to within one row.
 
-    Quotas are rounded by largest remainder, so the total is exact and a class of one row is no
-    error (scikit-learn's splitters refuse it, yet a node's own data may look so).
+    Quotas are rounded by largest remainder, so the total is exact and a class with a single row is
+    no error (scikit-learn's splitters refuse one, but a node's own data may have one).
 
     Parameters
     ----------
     labels
         Integers, (N,).
     name
-        What is drawn; names the random stream, which does not depend on the run's seed.
+        What is drawn: the name of the random stream, which does not depend on the run's seed.
 
     Returns
     -------
@@ -63,18 +69,18 @@ def complete(
     what
         The source, for error messages.
     validation, test
-        Size of the split where it is missing: a number of rows, or a share (float) of the training
-        rows that were given, rounded and at least one.
+        Size of the split if it is missing: a number of rows, or a share (float) of the given
+        training rows, rounded and at least one.
 
     Returns
     -------
     parts, validation, test
-        The parts with what is left of train, and the two splits.
+        The parts with the remaining training rows, and the two splits.
 
     Raises
     ------
     DataError
-        Where nothing would be left to train on.
+        If nothing would be left to train on.
     """
     given = len(parts.train)
     sizes = {
@@ -93,7 +99,7 @@ def complete(
     held = {"validation": parts.validation, "test": parts.test}
     rows = np.arange(given)
     for name, size in sizes.items():
-        drawn = stratified(parts.train.labels.numpy()[rows], size, name)
+        drawn = stratified(parts.labels[rows], size, name)
         held[name] = parts.train.take(rows[drawn])
         rows = np.delete(rows, drawn)
     if sizes:
@@ -103,8 +109,8 @@ def complete(
 
 
 def keep(parts: Parts, rows: np.ndarray) -> Parts:
-    """Give the parts with only these training rows (and their natural ids)."""
-    ids = None if parts.natural_ids is None else parts.natural_ids[rows]
+    """Return the parts with only these training rows (and their natural ids)."""
+    ids = None if parts.ids is None else parts.ids[rows]
     return Parts(parts.train.take(rows), parts.validation, parts.test, parts.classes, ids)
 
 
@@ -114,7 +120,7 @@ def sample_train(what: str, parts: Parts, count: int) -> Parts:
     Raises
     ------
     DataError
-        Where ``count`` exceeds the training rows.
+        If ``count`` exceeds the training rows.
     """
     if count == 0:
         return parts
@@ -123,9 +129,10 @@ def sample_train(what: str, parts: Parts, count: int) -> Parts:
             f"train-images = {count}: {what} has {len(parts.train)} training images; 0 (all) to "
             f"{len(parts.train)} is allowed."
         )
-    return keep(parts, stratified(parts.train.labels.numpy(), count, "train"))
+    return keep(parts, stratified(parts.labels, count, "train"))
 
 
 def as_split(images: torch.Tensor, labels: np.ndarray) -> Split:
     """Pair images with labels of any integer type."""
-    return Split(images.contiguous(), torch.from_numpy(labels.astype(np.int64)))
+    targets = {"labels": torch.from_numpy(labels.astype(np.int64))}
+    return Split({"images": images.contiguous()}, targets)

@@ -1,1 +1,1 @@
-"""What is asked of a trained supernet: which subnets to look at, and how good they are."""
+"""The search of a trained supernet: which subnet is best within limits."""

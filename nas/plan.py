@@ -1,8 +1,8 @@
-"""Plans: what a search chose, from what, and how; written once, so that testing stays apart.
+"""Plans: what a search chose, from what, and how; written once, so that testing stays separate.
 
-A plan holds seeds, digests of the weights and of the images that scores were measured on, and
-every architecture that was measured, found or chosen. Test images are read later, once, by whoever
-opens the plan for that.
+A plan holds seeds, digests of the weights and of the images used for scores, and every architecture
+that was measured, found or chosen. Test images are read later, once, by the verb that tests the
+plan.
 """
 
 import dataclasses
@@ -12,34 +12,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.accuracy import Score
-from nas.costs import Costs
-from supernet import Architecture
-from supernet.files import write_whole
+from superfednas.common.damage import damage_of, fill, read_object
+from superfednas.common.files import write_whole
+from superfednas.common.trust import check_code
+from superfednas.nas.cost.cost import COSTS, Noted, Quantity
+from superfednas.nas.cost.costs import Costs
+from superfednas.supernet import Architecture
+from superfednas.tasks import Tally
 
 FORMAT = 1
 
 
 class PlanError(ValueError):
-    """A plan that cannot be used; the message names the file and says why."""
+    """An unusable plan; the message names the file and says why."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of a plan.
+    """One architecture of a plan.
 
     Parameters
     ----------
     name
-        What it is in the plan: ``chosen``, or its name on the ladder; may be empty.
+        Its role in the plan: ``chosen``, or its name on the ladder; may be empty.
     architecture
         The architecture's JSON object.
     costs
-        Every cost that could be told: MACs, parameters, bytes, memory, perhaps latency.
+        All known costs: MACs, parameters, bytes, memory, perhaps latency.
     score
-        What the search maximised, for instance predicted accuracy; None where it has none.
+        What the search chose by, for instance the predicted metric; None where it has none.
     measured
-        ``accuracy``, ``loss`` and ``examples`` on the scoring images; None where not measured.
+        The task's metrics and ``examples`` on the scoring rows; None where not measured.
     """
 
     architecture: Mapping[str, Any]
@@ -56,7 +59,7 @@ class Entry:
         *,
         name: str = "",
         score: float | None = None,
-        measured: Score | None = None,
+        measured: Tally | None = None,
     ) -> "Entry":
         """Describe an architecture."""
         return cls(
@@ -64,13 +67,7 @@ class Entry:
             costs=costs.all(arch),
             name=name,
             score=score,
-            measured=None
-            if measured is None
-            else {
-                "accuracy": measured.accuracy,
-                "loss": measured.loss,
-                "examples": measured.examples,
-            },
+            measured=None if measured is None else measured.row(costs.space.task.metrics),
         )
 
     @property
@@ -86,29 +83,33 @@ class Plan:
     Parameters
     ----------
     run, weights, rounds
-        The run folder, the digest of its supernet's tensors, how long it had been trained; empty
-        where nothing was trained.
+        The run folder, the digest of its supernet's tensors, and the rounds it had been trained;
+        empty if nothing was trained.
     space
-        Options of :func:`supernet.load_space`.
+        Options of :func:`superfednas.supernet.load_space`.
     limits
-        Cost name to the most that was allowed.
+        Cost name to the maximum that was allowed.
     against
-        The cost of the front; empty where only the best subnet was searched.
+        The cost of the front; empty if only the best subnet was searched for.
     scorer
-        How subnets were scored: ``name``, ``measured`` (how many), ``rank_correlation``, and so on.
+        How subnets were scored: ``name``, ``measured`` (how many), ``rank_correlation``, and, where
+        a metric was measured or predicted, ``metric`` (:meth:`superfednas.tasks.Metric.described`).
     data
-        The images that scores were measured on: ``name``, ``split``, ``images``, ``digest``.
+        The images used for the scores: ``name``, ``split``, ``images``, ``digest``.
     engine, exact, looked_at
         How the space was searched.
     seed
-        Of the measured subnets and of evolution.
+        Seed of the choice of measured subnets and of evolution.
     seconds
         ``scoring`` and ``search``.
     chosen
-        The subnet to take within the limits: the optimum of the score or, where the score is
-        predicted, a measured subnet that did better (by the mean of prediction and measurement).
+        The choice within the limits: the optimum of the score or, if the score is predicted, a
+        measured subnet that did better (by the mean of prediction and measurement).
     front, ladder, measured
-        Further networks: the Pareto front, the run's ladder, all that were measured.
+        Further architectures: the Pareto front, the run's ladder, and all that were measured.
+    costs
+        How costs of the user's own are said (``title``, ``unit``, ``scale``), by name: whoever
+        reads the plan need not have them.
     """
 
     run: str
@@ -129,7 +130,12 @@ class Plan:
     ladder: tuple[Entry, ...] = ()
     measured: tuple[Entry, ...] = ()
     latency: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     created: str = ""
+
+    def quantity(self, name: str) -> Quantity:
+        """Return how a cost is said."""
+        return Noted(**self.costs[name]) if name in self.costs else COSTS[name]
 
     def save(self, path: Path) -> None:
         """Write the plan whole.
@@ -137,7 +143,7 @@ class Plan:
         Raises
         ------
         PlanError
-            Where the file is there already: a plan is never overwritten.
+            If the file exists: a plan is never overwritten.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
@@ -147,29 +153,28 @@ class Plan:
             raise PlanError(str(error)) from None
 
     @classmethod
-    def load(cls, path: str | Path) -> "Plan":
+    def load(cls, path: str | Path, *, trust_code: bool = False) -> "Plan":
         """Read a plan.
 
         Raises
         ------
         PlanError
-            Where it is none, or of another format version.
+            If it is not a plan, or has another format version.
+        superfednas.common.trust.UntrustedCodeError
+            If its space or task is a module that nobody has trusted; ``trust_code`` trusts it.
         """
         if not Path(path).exists():
             raise PlanError(f"plan {str(path)!r}: there is no such file")
-        try:
-            fields = json.loads(Path(path).read_text())
+        with damage_of(path, PlanError, "is no plan of this project"):
+            fields = read_object(Path(path))
             version = fields.pop("format")
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise PlanError(f"{str(path)!r} is no plan of this project: {error}") from None
         if version != FORMAT:
             raise PlanError(
-                f"{str(path)!r} has plan format {version!r}; this version reads {FORMAT}"
+                f"{str(path)!r} has plan format {version!r:.60}; this version reads {FORMAT}"
             )
-        try:
-            fields["chosen"] = Entry(**fields["chosen"])
+        check_code(fields.get("space", {}), path, trust_code)
+        with damage_of(path, PlanError):
+            fields["chosen"] = fill(Entry, fields["chosen"])
             for name in ("front", "ladder", "measured"):
-                fields[name] = tuple(Entry(**entry) for entry in fields[name])
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise PlanError(f"{str(path)!r} is damaged: {error}") from None
+                fields[name] = tuple(fill(Entry, entry) for entry in fields[name])
+            return fill(cls, fields)

@@ -3,25 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.run_folder import RunFolder
-from supernet.files import write_whole
+from superfednas.common.files import write_whole
+from superfednas.records.folder import RunFolder
 
 if TYPE_CHECKING:
-    from nas.plan import Plan
+    from superfednas.nas.plan import Plan
 
 __all__ = ["draw_plan", "write_report"]
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
-    """Write a run's plots and page; a run that has not ended gives a page that says so.
+    """Write a run's plots and page; the page of an unfinished run says so.
 
     Parameters
     ----------
     run
-        The run folder; it is only read, apart from ``report/`` within it. Its plans
-        (``plans/plan-*.json``) are told in the page; one that is damaged is named there.
+        The run folder; it is only read, except for ``report/`` within it. The page describes its
+        plans (``plans/plan-*.json``) and names damaged ones.
     out
-        Folder to write into; None is ``report/`` in the run folder.
+        Folder to write into; None for ``report/`` in the run folder.
 
     Returns
     -------
@@ -31,19 +31,20 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     Raises
     ------
     RunFolderError
-        Where ``metrics.jsonl`` is damaged.
+        If ``metrics.jsonl`` is damaged.
     SettingsError
-        Where the run's settings are not ones of this version.
+        If the run's settings are not those of this version.
     """
-    from report.canvas import DARK, LIGHT
-    from report.page import page
-    from report.personal_plot import personal_section
-    from report.plots import macs_plot, rounds_plot
-    from report.search_page import searches_section
-    from report.tables import Story
-    from server.personal import personal_files
+    from superfednas.report.canvas import DARK, LIGHT
+    from superfednas.report.page import page
+    from superfednas.report.personal_plot import personal_section
+    from superfednas.report.plots import macs_plot, rounds_plot
+    from superfednas.report.search_page import searches_section
+    from superfednas.report.tables import Story
+    from superfednas.server.errands.personalise import personal_files
 
     story = Story.of(run)
+    drawn = "accuracy" if story.metric.name == "accuracy" else "metric"
     rounds = {theme: rounds_plot(story, theme) for theme in (LIGHT, DARK)}
     macs = {theme: macs_plot(story, theme) for theme in (LIGHT, DARK)}
     html = page(
@@ -57,8 +58,8 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "html": (folder / "report.html", html),
-        "rounds": (folder / "accuracy-over-rounds.png", rounds[LIGHT]),
-        "macs": (folder / "accuracy-against-macs.png", macs[LIGHT]),
+        "rounds": (folder / f"{drawn}-over-rounds.png", rounds[LIGHT]),
+        "macs": (folder / f"{drawn}-against-macs.png", macs[LIGHT]),
     }
     for path, content in files.values():
         write_whole(path, content)
@@ -66,16 +67,16 @@ def write_report(run: RunFolder, out: Path | None = None) -> dict[str, Path]:
 
 
 def draw_plan(plan: "Plan", folder: Path, stem: str) -> list[Path]:
-    """Draw what a search found: scores against the cost, and the chosen subnet's architecture.
+    """Draw the result of a search: scores against the cost, and the chosen subnet's architecture.
 
     Parameters
     ----------
     plan
         The plan.
     folder
-        Where the files go; made where it is not there.
+        Where the files go; created if missing.
     stem
-        What their names begin with.
+        The beginning of their names.
 
     Returns
     -------
@@ -85,11 +86,11 @@ def draw_plan(plan: "Plan", folder: Path, stem: str) -> list[Path]:
     Raises
     ------
     ValueError
-        Where the plan's space cannot be loaded, or its architecture is none of that space.
+        If the plan's space cannot be loaded, or its architecture does not belong to that space.
     """
-    from report.canvas import LIGHT, png
-    from report.network_plot import network_plot
-    from report.search_plots import score_plot
+    from superfednas.report.canvas import LIGHT, png
+    from superfednas.report.network_plot import network_plot
+    from superfednas.report.search_plots import score_plot
 
     files = {
         folder / f"{stem}-scores.png": png(score_plot(plan, LIGHT)),

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from superfednas.tasks import Metric
+from superfednas.tasks.metric import PERCENT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -14,7 +17,7 @@ _DPI = 150
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a plot; ``ramp`` is the part of viridis that stands out from ``paper``.
+    """Colours of a plot; ``ramp`` is the part of viridis that contrasts with ``paper``.
 
     It runs from the colour of the smallest subnet to that of the largest.
     """
@@ -29,8 +32,8 @@ class Theme:
     ramp: tuple[float, float]
 
 
-# Okabe and Ito's blue, orange and vermilion, lighter on dark paper; viridis for what has an order.
-# The largest subnet gets the colour furthest from the paper.
+# Okabe and Ito's blue, orange and vermilion, lighter on dark paper; viridis for ordered values. The
+# largest subnet gets the colour furthest from the paper.
 LIGHT = Theme(
     "#ffffff", "#1c2127", "#5b6570", "#e7eaee", "#0072b2", "#e69f00", "#d55e00", (0.82, 0.0)
 )
@@ -40,14 +43,14 @@ DARK = Theme(
 
 
 def new_figure(theme: Theme, height: float) -> "Figure":
-    """Return an empty figure that no global state knows, ``height`` inches high."""
+    """Return an empty figure without global state, ``height`` inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(9, height), dpi=_DPI, layout="constrained", facecolor=theme.paper)
 
 
 def plain(axes: "Axes", theme: Theme) -> None:
-    """Leave axes with faint level lines, a base line and labels."""
+    """Reduce axes to faint horizontal grid lines, a base line and labels."""
     axes.set_facecolor(theme.paper)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=theme.faint, linewidth=0.8)
@@ -61,7 +64,7 @@ def plain(axes: "Axes", theme: Theme) -> None:
 
 def head(axes: "Axes", title: str, under: str, theme: Theme) -> None:
     """Write a title and smaller lines under it."""
-    # Names of spaces and data sets are paths at times: no dollar sign of theirs is mathematics.
+    # Names of spaces and data sets may be paths: a dollar sign in them is not mathematics.
     pad = 26 + 13 * under.count("\n")
     axes.set_title(title, loc="left", color=theme.ink, fontsize=12, pad=pad, parse_math=False)
     axes.annotate(
@@ -77,25 +80,38 @@ def head(axes: "Axes", title: str, under: str, theme: Theme) -> None:
     )
 
 
-def accuracy_axis(
-    axes: "Axes", values: Sequence[float], room: float, least_span: float = 0.1
+def metric_title(metric: Metric, before: str = "") -> str:
+    """Return the title of a metric's axis: its name and unit, perhaps after another word."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return " ".join(filter(None, [before, metric.name])) + unit
+
+
+def metric_axis(
+    axes: "Axes", metric: Metric, values: Sequence[float], room: float, least_span: float = 0.1
 ) -> None:
-    """Show at least ten points of accuracy, so that noise does not look like a difference.
+    """Show a metric's values; of shares at least ten points, so that noise is no difference.
 
     Parameters
     ----------
     axes
         Where.
+    metric
+        Of which metric.
     values
-        Accuracies from 0 to 1.
+        At least one; shares from 0 to 1.
     room
-        Space above and below them, as a share of what they span.
+        Space above and below them, as a share of their range.
     least_span
-        Less than ten points where error bars tell the noise.
+        Of shares: less than ten points if error bars show the noise.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     least, most = min(values), max(values)
+    if metric.unit != PERCENT:
+        extra = room * (most - least) or 0.05 * abs(most) or 1.0
+        axes.set_ylim(least - extra, most + extra)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        return
     if most - least < least_span:
         least = min(max((least + most - least_span) / 2, 0), 1 - least_span)
         most = least + least_span
@@ -117,6 +133,6 @@ def ramp(theme: Theme, share: float) -> Any:
 def png(figure: "Figure") -> bytes:
     """Return a figure as PNG."""
     buffer = io.BytesIO()
-    # No version of the library within: the same rows give the same bytes.
+    # Without the library's version, so that the same rows give the same bytes.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,5 +1,6 @@
-"""Runs beside each other: what each has sent and computed until a rung was accurate enough."""
+"""Comparison of runs: what each sent and computed until a rung was good enough."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,19 +8,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from report.canvas import Theme, accuracy_axis, head, new_figure, plain, png
-from server.finale import mac_images
-from server.progress import traffic
-from server.run_folder import RunFolder
-from supernet.files import write_whole
+from superfednas.common.files import write_whole
+from superfednas.common.words import Prefix, prefix_of
+from superfednas.records.folder import RunFolder
+from superfednas.records.rows import RoundRow, Row, evaluations, of_kind
+from superfednas.report.canvas import Theme, head, metric_axis, metric_title, new_figure, plain, png
+from superfednas.tasks import Metric
+from superfednas.tasks.images.task import ACCURACY
+from superfednas.tasks.metric import PERCENT
+from superfednas.tasks.registry import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = dict[str, Any]
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-_DASHES = ("-", "-.", ":")  # broken lines of equal strokes are the target's
-_MARKED = 30  # more points than these are a line without marks
+_DASHES = ("-", "-.", ":")  # lines of equal dashes are reserved for the target
+_MARKED = 30  # lines with more points have no markers
 
 
 @dataclass(frozen=True)
@@ -29,55 +33,63 @@ class Point:
     Parameters
     ----------
     rounds
-        Rounds that the evaluated weights have been trained.
+        Rounds for which the evaluated weights were trained.
     bytes
         Weight bytes sent and received in these rounds.
     gmac_images
-        Forward multiply-accumulates of one image times images trained on in them, in billions.
-    accuracy
-        The rung's validation accuracy, from 0 to 1.
+        Forward multiply-accumulates of one image times images trained on in these rounds, in
+        billions.
+    value
+        The rung's value of the metric on validation examples.
     """
 
     rounds: int
     bytes: int
     gmac_images: float
-    accuracy: float
+    value: float
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run as a comparison tells it.
+    """A run in a comparison.
 
     Parameters
     ----------
     name
-        What the run is called here.
+        The run's name here.
     path
         Its folder.
     method
-        Its setting of that name; None where its settings have none.
+        Its setting of that name; None if it has none.
     points
-        One for every evaluation of the rung, in their order; there is at least one.
+        One for every evaluation of the rung, in order; at least one.
+    metric
+        What the points are values of.
+    data
+        The name of its data set; None if it has none.
     """
 
     name: str
     path: Path
     method: str | None
     points: tuple[Point, ...]
+    metric: Metric = ACCURACY
+    data: str | None = None
 
     @property
     def best(self) -> float:
-        """The highest accuracy."""
-        return max(point.accuracy for point in self.points)
+        """The best value: the highest, or the lowest where less is better."""
+        return self.metric.sign * max(self.metric.sign * point.value for point in self.points)
 
     @property
     def last(self) -> float:
-        """The last accuracy."""
-        return self.points[-1].accuracy
+        """The last value."""
+        return self.points[-1].value
 
     def reach(self, target: float) -> Point | None:
-        """Return the first evaluation that is at least as accurate; None where none is."""
-        return next((point for point in self.points if point.accuracy >= target), None)
+        """Return the first evaluation that is at least this good; None if none is."""
+        sign = self.metric.sign
+        return next((point for point in self.points if sign * (point.value - target) >= 0), None)
 
 
 @dataclass(frozen=True)
@@ -87,13 +99,13 @@ class Comparison:
     Parameters
     ----------
     rung
-        The subnet of the ladder whose accuracies are compared.
+        The subnet of the ladder whose values are compared.
     target
-        The accuracy whose cost is asked for.
+        The value whose cost is compared.
     target_rule
-        Where the target comes from, for people.
+        The origin of the target, for human readers.
     curves
-        The runs, in the order they were named.
+        The runs, in the order they were named; all of one metric.
     """
 
     rung: str
@@ -101,85 +113,135 @@ class Comparison:
     target_rule: str
     curves: tuple[Curve, ...]
 
+    @property
+    def metric(self) -> Metric:
+        """The metric of all runs."""
+        return self.curves[0].metric
+
+    @property
+    def prefix(self) -> Prefix:
+        """The unit in which all costs of computation can be read."""
+        costs = (point.gmac_images * 1e9 for curve in self.curves for point in curve.points)
+        return prefix_of([max(costs, default=0.0)], "G")
+
+    @property
+    def note(self) -> str:
+        """What to know before the values are compared; empty if there is nothing."""
+        names = {curve.name: curve.data for curve in self.curves}
+        if len(set(names.values())) == 1:
+            return ""
+        said = ", ".join(f"{name}: {data or 'not recorded'}" for name, data in names.items())
+        return f"the runs are on different data sets, so their values do not compare ({said})"
+
 
 def compare(
     runs: Sequence[RunFolder], names: Sequence[str], rung: str, target: float | None
 ) -> Comparison:
-    """Read runs and set them beside each other.
+    """Read runs and compare them.
 
     Parameters
     ----------
     runs
         The run folders, at least one; they are only read.
     names
-        A name for each; empty takes the folders' names.
+        A name for each; empty for the folders' names.
     rung
         A rung of every run's ladder.
     target
-        An accuracy above 0 and at most 1; None is the lowest of the runs' best.
+        A value of the metric, of shares above 0 and at most 1; None for the worst of the runs'
+        best.
 
     Raises
     ------
     ValueError
-        Where names are not as many as the runs or not all different, the target is no accuracy, a
-        run has no evaluation, or not every run has the rung.
+        If the number of names differs from that of the runs or names repeat, the target is no
+        value of the metric, a run has no evaluation, not every run has the rung, or the runs are
+        judged by different metrics.
     RunFolderError
-        Where a ``metrics.jsonl`` is damaged.
+        If a ``metrics.jsonl`` is damaged.
     """
     names = names or [run.path.name for run in runs]
     _check_names(names, len(runs))
-    if target is not None and not 0 < target <= 1:
-        raise ValueError(f"target = {target:g}: must be a number above 0 and at most 1")
     rows = {name: run.rows() for name, run in zip(names, runs, strict=True)}
     _check_rung(rung, {name: rungs_of(found) for name, found in rows.items()})
+    metric = _common_metric({name: _metric(found) for name, found in rows.items()})
+    _check_target(target, metric)
     curves = tuple(
-        Curve(name, run.path, _method(run), curve_of(rows[name], rung))
+        Curve(
+            name,
+            run.path,
+            _setting(run, "method"),
+            curve_of(rows[name], rung),
+            metric,
+            _setting(run, "dataset"),
+        )
         for name, run in zip(names, runs, strict=True)
     )
     if target is not None:
         return Comparison(rung, target, "as asked", curves)
-    lowest = min(curve.best for curve in curves)
-    rule = "the lowest of the runs' best accuracies, so that every run reaches it"
-    return Comparison(rung, lowest, rule, curves)
+    worst = metric.sign * min(metric.sign * curve.best for curve in curves)
+    end = "lowest" if metric.sign > 0 else "highest"
+    values = "accuracies" if metric.name == "accuracy" else "values"
+    rule = f"the {end} of the runs' best {values}, so that every run reaches it"
+    return Comparison(rung, worst, rule, curves)
 
 
 def rungs_of(rows: Sequence[Row]) -> set[str]:
     """Return the names of all rungs that a run's rows evaluate."""
-    return {rung["name"] for row in rows if row["kind"] == "evaluation" for rung in row["ladder"]}
+    return {rung.name for row in evaluations(rows) for rung in row.ladder}
 
 
 def curve_of(rows: Sequence[Row], rung: str) -> tuple[Point, ...]:
-    """Return a rung's evaluations, each with what the run had cost until then.
+    """Return a rung's evaluations, each with the run's cost until then.
 
     Parameters
     ----------
     rows
-        The lines of a run's ``metrics.jsonl``, rounds in their order.
+        The lines of a run's ``metrics.jsonl``, rounds in order.
     rung
-        The rung; an evaluation without it, as clients make, gives no point.
+        The rung; an evaluation without it, as by clients, gives no point.
     """
-    rounds = [row for row in rows if row["kind"] == "round"]
-    numbers = [row["round"] for row in rounds]
-    sent = list(accumulate(map(traffic, rounds), initial=0))
-    computed = list(accumulate((sum(map(mac_images, row["clients"])) for row in rounds), initial=0))
+    rounds = of_kind(rows, RoundRow)
+    numbers = [row.round for row in rounds]
+    sent = list(accumulate((row.bytes for row in rounds), initial=0))
+    computed = list(accumulate((row.computed for row in rounds), initial=0))
     points = []
-    for row in rows:
-        if row["kind"] != "evaluation":
-            continue
-        trained = row["trained_rounds"]
-        # Clients score what they receive: that round's own traffic is then not yet part of it.
+    for row in evaluations(rows):
+        trained, metric = row.trained_rounds, metric_of(row.metric)
+        # Clients score the weights they receive, so that round's own traffic does not count yet.
         until = bisect_right(numbers, trained)
         points += [
-            Point(trained, sent[until], computed[until] / 1e9, found["accuracy"])
-            for found in row["ladder"]
-            if found["name"] == rung
+            Point(trained, sent[until], computed[until] / 1e9, found[metric.name])
+            for found in row.ladder
+            if found.name == rung
         ]
     return tuple(points)
 
 
-def _method(run: RunFolder) -> str | None:
-    method = run.settings.get("method")
-    return None if method is None else str(method)
+def _setting(run: RunFolder, key: str) -> str | None:
+    value = run.settings.get(key)
+    return None if value is None else str(value)
+
+
+def _metric(rows: Sequence[Row]) -> Metric:
+    return metric_of(evaluations(rows)[-1].metric)
+
+
+def _common_metric(metrics: Mapping[str, Metric]) -> Metric:
+    first, *others = metrics.values()
+    if any(other.described() != first.described() for other in others):
+        said = ", ".join(f"{name!r}: {metric.name}" for name, metric in metrics.items())
+        raise ValueError(f"the runs are judged by different metrics ({said}): compare those of one")
+    return first
+
+
+def _check_target(target: float | None, metric: Metric) -> None:
+    if target is None:
+        return
+    if metric.unit == PERCENT and not 0 < target <= 1:
+        raise ValueError(f"target = {target:g}: must be a number above 0 and at most 1")
+    if not math.isfinite(target):
+        raise ValueError(f"target = {target:g}: must be a number")
 
 
 def _check_names(names: Sequence[str], wanted: int) -> None:
@@ -216,31 +278,39 @@ def _check_rung(rung: str, ladders: Mapping[str, set[str]]) -> None:
 # As JSON and as a plot
 
 
-def as_json(comparison: Comparison) -> Row:
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON values."""
     return {
         "rung": comparison.rung,
         "target": comparison.target,
         "target_rule": comparison.target_rule,
+        "metric": comparison.metric.described(),
+        "note": comparison.note,
         "runs": [_curve_json(curve, comparison.target) for curve in comparison.curves],
     }
 
 
-def _curve_json(curve: Curve, target: float) -> Row:
+def _curve_json(curve: Curve, target: float) -> dict[str, Any]:
     reached = curve.reach(target)
     return {
         "name": curve.name,
         "run": str(curve.path),
         "method": curve.method,
+        "data": curve.data,
         "best": curve.best,
         "last": curve.last,
-        "reached": None if reached is None else vars(reached),
-        "curve": [vars(point) for point in curve.points],
+        "reached": None if reached is None else _point_json(reached, curve.metric),
+        "curve": [_point_json(point, curve.metric) for point in curve.points],
     }
 
 
+def _point_json(point: Point, metric: Metric) -> dict[str, float]:
+    values = dict(vars(point))
+    return {metric.name: values.pop("value"), **values}
+
+
 def write_plot(comparison: Comparison, folder: Path, theme: Theme) -> Path:
-    """Write ``comparison.png`` into a folder, which is made where it is not there."""
+    """Write ``comparison.png`` into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "comparison.png"
     write_whole(path, comparison_plot(comparison, theme))
@@ -248,34 +318,36 @@ def write_plot(comparison: Comparison, folder: Path, theme: Theme) -> Path:
 
 
 def comparison_plot(comparison: Comparison, theme: Theme) -> bytes:
-    """Draw accuracy against bytes and against multiply-accumulates, a line a run; return a PNG."""
-    curves = comparison.curves
+    """Draw the metric against bytes and multiply-accumulates, one line per run; return a PNG."""
+    curves, metric, prefix = comparison.curves, comparison.metric, comparison.prefix
     figure = new_figure(theme, height=4.8)
     left, right = figure.subplots(1, 2, sharey=True)
     most = max(point.bytes for curve in curves for point in curve.points)
     unit, size = next(((unit, size) for unit, size in _UNITS if most >= size), ("B", 1.0))
     sent = [[point.bytes / size for point in curve.points] for curve in curves]
-    computed = [[point.gmac_images for point in curve.points] for curve in curves]
+    computed = [
+        [point.gmac_images * (1e9 / prefix.size) for point in curve.points] for curve in curves
+    ]
     _draw(left, comparison, sent, theme)
     _draw(right, comparison, computed, theme)
     left.set_xlabel(f"sent and received ({unit})")
-    right.set_xlabel("multiply-accumulates, forward (GMAC·images)")
-    left.set_ylabel("validation accuracy (%)")
-    head(left, "accuracy against communication", f"rung: {comparison.rung}", theme)
-    head(right, "accuracy against computation", f"rung: {comparison.rung}", theme)
-    accuracies = [point.accuracy for curve in curves for point in curve.points]
-    accuracy_axis(left, [*accuracies, comparison.target], room=0.05)
-    # Labels are given here and not to the lines: there, one that begins with _ would be left out.
+    right.set_xlabel(f"multiply-accumulates, forward ({prefix.letter}MAC·images)")
+    left.set_ylabel(metric_title(metric, "validation"), parse_math=False)
+    head(left, f"{metric.name} against communication", f"rung: {comparison.rung}", theme)
+    head(right, f"{metric.name} against computation", f"rung: {comparison.rung}", theme)
+    values = [point.value for curve in curves for point in curve.points]
+    metric_axis(left, metric, [*values, comparison.target], room=0.05)
+    # Labels are given here, not to the lines, which would drop labels that begin with _.
     legend = figure.legend(
         left.get_lines(),
-        [*(curve.name for curve in curves), f"target {comparison.target:.2%}"],
+        [*(curve.name for curve in curves), f"target {metric.say(comparison.target)}"],
         loc="outside lower left",
         ncols=3,
         frameon=False,
         labelcolor=theme.ink,
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # names of folders: no dollar sign of theirs is mathematics
+        text.set_parse_math(False)  # folder names: a dollar sign in them is not mathematics
     return png(figure)
 
 
@@ -283,12 +355,12 @@ def _draw(axes: "Axes", comparison: Comparison, costs: Sequence[list[float]], th
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     plain(axes, theme)
-    # Okabe and Ito's green and purple beside the theme's own of theirs.
+    # Okabe and Ito's green and purple, besides the theme's own colours.
     colours = (theme.line, theme.accent, "#009e73", "#cc79a7", theme.ends, theme.ink)
     for index, (curve, along) in enumerate(zip(comparison.curves, costs, strict=True)):
         axes.plot(
             along,
-            [point.accuracy for point in curve.points],
+            [point.value for point in curve.points],
             color=colours[index % len(colours)],
             linestyle=_DASHES[index // len(colours) % len(_DASHES)],
             linewidth=1.8,

@@ -1,4 +1,4 @@
-"""Names beside points, each where it covers the least."""
+"""Labels of points, each placed where it covers the least."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from report.canvas import Theme
+from superfednas.report.canvas import Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GAP = 7.0  # points between a name and its point
-_REACHES = (1, 3, 6)  # times that for a needed name, where it covers less there
+_REACHES = (1, 3, 6)  # times that distance for a needed name, if it covers less there
 # Below, above, right, left, then the corners: x and y from -1 to 1.
 _PLACES = [(0, -1), (0, 1), (1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1)]
 _SIDES = {-1: "right", 0: "center", 1: "left"}
 _LEVELS = {-1: "top", 0: "center", 1: "bottom"}
-_MARK = 8.0  # pixels from the middle of a mark to its edge
+_MARK = 8.0  # pixels from the centre of a marker to its edge
 _HIT = 1000.0  # covering another name, or leaving the axes, is worse than covering any points
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name of a point.
+    """A label of a point.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class Label:
     colour
         Of the text.
     needed
-        Whether it is drawn even where it must cover another.
+        Whether it is drawn even if it must cover another.
     above
-        Whether above is tried first.
+        Whether the place above is tried first.
     """
 
     text: str
@@ -49,9 +49,9 @@ class Label:
 
 
 def place(axes: "Axes", labels: Sequence[Label], covered: np.ndarray, theme: Theme) -> None:
-    """Write labels where they cover the least; one that would cover another is left out.
+    """Write labels where they cover the least; drop labels that would cover another.
 
-    Axes must have their final limits. The first labels have the first choice.
+    Axes must have their final limits. Earlier labels choose first.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def place(axes: "Axes", labels: Sequence[Label], covered: np.ndarray, theme: The
     labels
         What to write.
     covered
-        (points, 2) in data coordinates: marks and points of lines that should stay visible.
+        (points, 2) in data coordinates: markers and points of lines that should stay visible.
     theme
         Gives the halo of the texts.
     """
     from matplotlib.patheffects import withStroke
 
     figure: Any = axes.figure
-    figure.draw_without_rendering()  # settles where the axes lie
+    figure.draw_without_rendering()  # fixes the position of the axes
     points = axes.transData.transform(covered)
     inside = np.array(axes.get_window_extent().extents)
     taken: list[np.ndarray] = []
@@ -106,7 +106,7 @@ def place(axes: "Axes", labels: Sequence[Label], covered: np.ndarray, theme: The
 
 
 def _lead(axes: "Axes", label: Label, position: Any) -> None:
-    """Draw a line from a point to a name that stands away from it."""
+    """Draw a line from a point to a label at a distance."""
     axes.annotate(
         "",
         (label.x, label.y),

@@ -1,13 +1,15 @@
-"""Pieces of HTML from texts that may be a stranger's."""
+"""Pieces of HTML from untrusted texts."""
 
 import base64
 from collections.abc import Sequence
 from html import escape
 
+from superfednas.common.words import one_line
+
 
 def text_of(text: str) -> str:
-    """Return a text as HTML that shows it, whatever is in it."""
-    return escape(text, quote=True)
+    """Return a text as HTML that shows it on one line, whatever it contains."""
+    return escape(one_line(text), quote=True)
 
 
 def definitions(pairs: Sequence[tuple[str, str]]) -> str:
@@ -19,7 +21,7 @@ def definitions(pairs: Sequence[tuple[str, str]]) -> str:
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "") -> str:
     """Return a table; the first cell of a line is its name."""
     head = "".join(f'<th scope="col">{text_of(heading)}</th>' for heading in headings)
-    # bdi: a name with a right-to-left mark must not turn the figures beside it around.
+    # bdi: a name with a right-to-left mark must not reverse the figures beside it.
     body = "".join(
         f"<tr><td><bdi>{text_of(first)}</bdi></td>"
         + "".join(f"<td>{text_of(cell)}</td>" for cell in rest)
@@ -34,7 +36,7 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str 
 
 
 def image(plots: tuple[bytes, bytes], alt: str) -> str:
-    """Return a picture (PNG for light and for dark paper) that needs no file."""
+    """Return an embedded picture (PNG for light and for dark paper)."""
     light, dark = ("data:image/png;base64," + base64.b64encode(plot).decode() for plot in plots)
     return (
         '<figure><picture><source media="screen and (prefers-color-scheme: dark)" '

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.plan import Plan
-from report.canvas import Theme, head, new_figure
-from report.searches import costs_of
-from supernet import Architecture, SearchSpace, Shape, load_space
-from supernet.chain import Block, Chain
-from supernet.resnet_family import ResNetFamily
+from superfednas.nas.plan import Plan
+from superfednas.report.canvas import Theme, head, new_figure
+from superfednas.report.searches import costs_of
+from superfednas.supernet import Architecture, SearchSpace, Shape, load_space
+from superfednas.supernet.chain import Block, Chain
+from superfednas.supernet.families.resnet.family import ResNetFamily
+from superfednas.tasks.images import Images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,13 +144,13 @@ def network_plot(plan: Plan, theme: Theme) -> "Figure":
         lines = _listed(blocks)
         figure = new_figure(theme, height=1.4 + 0.155 * len(lines))
         axes = figure.subplots()
-        head(axes, title, "its blocks, from the image on", theme)
+        head(axes, title, "its blocks, from the input on", theme)
         style: dict[str, Any] = {"va": "top", "color": theme.ink, "fontsize": 9}
         style |= {"transform": axes.transAxes, "parse_math": False}
         axes.text(0, 1, "\n".join(lines), **style)
     axes.set_axis_off()
     axes.annotate(
-        costs_of(plan.chosen, "  ·  "),
+        costs_of(plan, plan.chosen, "  ·  "),
         (0, 0),
         xycoords="axes fraction",
         xytext=(0, -10),
@@ -180,12 +181,16 @@ class _Boxes:
         """Draw all."""
         axes, space = self.axes, self.space
         inner = [n or 0 for stage in stages for n in (*stage.channels, *stage.mids)]
-        self.unit = 1 / max(space.in_channels, space.num_classes, *inner)
-        size, colours = space.image_size, "1 channel"
-        if space.in_channels > 1:
-            colours = f"{space.in_channels} channels"
-        self._box(0, _END, space.in_channels)
-        self._text(0, _LABELS, f"image\n{colours}\n{size}×{size}", va="top")
+        (name, field), answers = next(iter(space.task.inputs.items())), space.task.answer[0]
+        read = field.shape[0] if field.shape else 1
+        self.unit = 1 / max(read, answers, *inner)
+        if isinstance(space.task, Images):
+            name, size = "image", field.shape[-1]
+            shape = f"{f'{read} channels' if read > 1 else '1 channel'}\n{size}×{size}"
+        else:
+            shape = "×".join(map(str, field.shape)) or "1"
+        self._box(0, _END, read)
+        self._text(0, _LABELS, f"{name}\n{shape}", va="top")
         x = _LABEL + _GAP
         for stage in stages:
             for number, (channels, mid) in enumerate(zip(stage.channels, stage.mids, strict=True)):
@@ -194,8 +199,9 @@ class _Boxes:
                 self._box(x + number, _BLOCK, stage.channels[-1], missing=True)
             self._text(x, _LABELS, self._said(stage), va="top")
             x += stage.width
-        self._box(x, _END, space.num_classes)
-        self._text(x, _LABELS, f"head\n{space.num_classes} classes", va="top")
+        self._box(x, _END, answers)
+        numbers = "classes" if isinstance(space.task, Images) else "numbers"
+        self._text(x, _LABELS, f"head\n{answers} {numbers}", va="top")
         axes.plot([0, x], [0, 0], color=self.theme.muted, linewidth=1, zorder=0)
         axes.set_xlim(-0.05, x + _LABEL)
         axes.set_ylim(-0.92, 0.6)

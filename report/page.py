@@ -1,20 +1,21 @@
-"""The page: one HTML file without scripts and without anything from elsewhere."""
+"""The page: one self-contained HTML file without scripts."""
 
 from collections.abc import Sequence
 
-from report.markup import definitions, image, table, text_of
-from report.tables import (
+from superfednas.common.settings import flatten
+from superfednas.report.markup import definitions, image, table, text_of
+from superfednas.report.tables import (
     Story,
     client_lines,
     facts,
     ladder_caption,
-    ladder_lines,
+    ladder_table,
     refusal_lines,
     status,
+    upper_first,
 )
-from server.evaluation import hardly_trained
-from server.finale import sentences
-from supernet.config import flatten
+from superfednas.server.journal.evaluation import hardly_trained
+from superfednas.server.journal.summary import sentences
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2127; --muted: #5b6570;
@@ -75,17 +76,18 @@ def page(
     rounds, macs
         The plots as PNG, each for light and for dark paper.
     after
-        Sections on what was done after training, in HTML.
+        HTML sections on what was done after training.
     """
     title = f"{story.title} – run report"
+    metric = upper_first(story.metric.name)
     body = [
         f"<h1>{text_of(story.title)}</h1>",
         f'<p class="status{"" if story.finished else " open"}">{text_of(status(story))}</p>',
         *_result(story),
-        "<h2>Accuracy over rounds</h2>",
-        image(rounds, "Accuracy of each subnet of the ladder over rounds, and β below"),
-        "<h2>Accuracy against MACs</h2>",
-        image(macs, "Accuracy of the ladder against multiply-accumulates"),
+        f"<h2>{text_of(metric)} over rounds</h2>",
+        image(rounds, f"{metric} of each subnet of the ladder over rounds, and β below"),
+        f"<h2>{text_of(metric)} against MACs</h2>",
+        image(macs, f"{metric} of the ladder against multiply-accumulates"),
         *_coverage(story),
         *after,
         "<h2>The run</h2>",
@@ -109,7 +111,7 @@ def page(
             "</main></body></html>\n",
         ]
     )
-    # Half a surrogate pair in a stranger's text is legal JSON but cannot be encoded.
+    # Half a surrogate pair in an untrusted text is legal JSON but cannot be encoded.
     return html.encode("utf-8", "replace")
 
 
@@ -118,9 +120,8 @@ def _result(story: Story) -> list[str]:
     parts = [f"<p>{text_of(sentence)}</p>" for sentence in said]
     if story.last is None:
         return [*parts, "<p>The ladder has not been evaluated yet.</p>"]
-    headings = ["subnet", "MMACs", "parameters", "accuracy", "loss", "images"]
-    caption = ladder_caption(story.last).capitalize()
-    return ["<h2>Result</h2>", table(headings, ladder_lines(story.last), caption), *parts]
+    caption = upper_first(ladder_caption(story, story.last))
+    return ["<h2>Result</h2>", table(*ladder_table(story, story.last), caption), *parts]
 
 
 def _coverage(story: Story) -> list[str]:
@@ -140,8 +141,8 @@ def _coverage(story: Story) -> list[str]:
     )
     if hardly_trained(story.summary):
         said += (
-            " Grey ranges got hardly any: the accuracy of a subnet there rests on weights that "
-            "other subnets trained."
+            f" Grey ranges got hardly any: the {text_of(story.metric.name)} of a subnet there "
+            "rests on weights that other subnets trained."
         )
     return [f"<p>{said}</p>"]
 
@@ -149,12 +150,13 @@ def _coverage(story: Story) -> list[str]:
 def _clients(story: Story) -> list[str]:
     if not story.rounds:
         return []
-    headings = ["client", "chosen", "mean MMACs", "accepted", "refused", "own accuracy", "bytes"]
+    own, macs = f"own {story.metric.name}", f"mean {story.prefix.letter}MACs"
+    headings = ["client", "chosen", macs, "accepted", "refused", own, "bytes"]
     caption = (
-        "Own accuracy: of the subnet that the client was assigned, on its own validation images, "
-        "when it was last asked"
+        f"{upper_first(own)}: of the subnet that the client was assigned, on its own validation "
+        f"{story.examples}, when it was last asked"
     )
-    return ["<h2>Clients</h2>", table(headings, client_lines(story.rounds), caption)]
+    return ["<h2>Clients</h2>", table(headings, client_lines(story), caption)]
 
 
 def _refusals(story: Story) -> list[str]:

@@ -1,32 +1,43 @@
-"""The plots: accuracy over rounds above β, and accuracy against MACs above what was assigned."""
+"""The plots: the metric over rounds above β, and against MACs above the assignments."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from report.canvas import Theme, accuracy_axis, head, new_figure, plain, png, ramp
-from report.tables import Row, Story, ladder_caption
-from server.evaluation import HARDLY, hardly_trained
+from superfednas.records.rows import Rung
+from superfednas.report.canvas import (
+    Theme,
+    head,
+    metric_axis,
+    metric_title,
+    new_figure,
+    plain,
+    png,
+    ramp,
+)
+from superfednas.report.tables import Story, ladder_caption
+from superfednas.server.journal.evaluation import HARDLY, hardly_trained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMED = 12  # more entries than these make a legend that nobody reads
+_NAMED = 12  # a legend with more entries is unreadable
 _LABELLED = 9
 
 
-def _is_random(rung: Row) -> bool:
-    """Say whether a rung is the ladder's random one, which stands for no step of MACs."""
-    return str(rung["name"]).startswith("random")
+def _is_random(rung: Rung) -> bool:
+    """Return whether a rung is the ladder's random one, which is not a step of MACs."""
+    return rung.name.startswith("random")
 
 
-# Accuracy over rounds
+# The metric over rounds
 
 
 def rounds_plot(story: Story, theme: Theme) -> bytes:
-    """Draw the ladder's accuracy over rounds, and β below where there is one; return a PNG."""
-    betas = [(row["round"], row["beta"]) for row in story.rounds if row["beta"] is not None]
+    """Draw the ladder's metric over rounds, with β below if there is one; return a PNG."""
+    metric = story.metric
+    betas = [(row.round, row.beta) for row in story.rounds if row.beta is not None]
     figure = new_figure(theme, height=5.4)
     if betas:
         top, low = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
@@ -40,15 +51,15 @@ def rounds_plot(story: Story, theme: Theme) -> bytes:
     for axes in {top, low}:
         plain(axes, theme)
     low.set_xlabel("round")
-    low.set_xlim(0, max([1, *(row["round"] for row in story.rounds)]))
+    low.set_xlim(0, max([1, *(row.round for row in story.rounds)]))
     low.xaxis.get_major_locator().set_params(integer=True)
     evaluations = story.evaluations
-    under = f"{evaluations[-1]['split']} accuracy of the ladder" if evaluations else ""
-    head(top, f"{story.title}: accuracy over rounds", under, theme)
-    top.set_ylabel("accuracy (%)")
+    under = f"{evaluations[-1].split} {metric.name} of the ladder" if evaluations else ""
+    head(top, f"{story.title}: {metric.name} over rounds", under, theme)
+    top.set_ylabel(metric_title(metric), parse_math=False)
     if evaluations:
-        _draw_lines(top, evaluations, theme)
-        _legend(figure, top, theme)
+        _draw_lines(top, story, theme)
+        _legend(figure, top, story, theme)
     else:
         _note(top, story, theme)
         if not story.rounds:
@@ -57,14 +68,15 @@ def rounds_plot(story: Story, theme: Theme) -> bytes:
 
 
 def _marker(points: Sequence[object]) -> str | None:
-    """Mark each of a few points: one alone would be no line."""
+    """Mark each of a few points: a single one would not be a line."""
     return "o" if len(points) <= 30 else None
 
 
-def _draw_lines(axes: "Axes", evaluations: Sequence[Row], theme: Theme) -> None:
-    # Clients score only the rungs inside their own subnet, so that a rung may miss an evaluation.
-    rungs = {rung["name"]: rung for row in evaluations for rung in row["ladder"]}
-    steps = sorted((r for r in rungs.values() if not _is_random(r)), key=lambda r: -r["macs"])
+def _draw_lines(axes: "Axes", story: Story, theme: Theme) -> None:
+    evaluations, metric, prefix = story.evaluations, story.metric, story.prefix
+    # Clients score only the rungs inside their own subnet, so a rung may miss an evaluation.
+    rungs = {rung.name: rung for row in evaluations for rung in row.ladder}
+    steps = sorted((r for r in rungs.values() if not _is_random(r)), key=lambda r: -r.macs)
     every = math.ceil(len(steps) / _NAMED)
     series = [
         (
@@ -78,10 +90,10 @@ def _draw_lines(axes: "Axes", evaluations: Sequence[Row], theme: Theme) -> None:
     marker = _marker(evaluations)
     for rung, colour, named in series:
         points = [
-            (row["trained_rounds"], found["accuracy"])
+            (row.trained_rounds, found[metric.name])
             for row in evaluations
-            for found in row["ladder"]
-            if found["name"] == rung["name"]
+            for found in row.ladder
+            if found.name == rung.name
         ]
         axes.plot(
             *zip(*points, strict=True),
@@ -91,12 +103,13 @@ def _draw_lines(axes: "Axes", evaluations: Sequence[Row], theme: Theme) -> None:
             marker=marker,
             markersize=4,
             clip_on=False,
-            label=f"{rung['name']} ({rung['macs'] / 1e6:.2f})" if named else None,
+            label=f"{rung.name} ({prefix.say(rung.macs)})" if named else None,
         )
-    accuracy_axis(axes, [r["accuracy"] for row in evaluations for r in row["ladder"]], room=0.05)
+    values = [r[metric.name] for row in evaluations for r in row.ladder]
+    metric_axis(axes, metric, values, room=0.05)
 
 
-def _legend(figure: "Figure", axes: "Axes", theme: Theme) -> None:
+def _legend(figure: "Figure", axes: "Axes", story: Story, theme: Theme) -> None:
     handles, labels = axes.get_legend_handles_labels()
     legend = figure.legend(
         handles,
@@ -104,17 +117,18 @@ def _legend(figure: "Figure", axes: "Axes", theme: Theme) -> None:
         loc="outside right center",
         frameon=False,
         labelcolor=theme.ink,
-        title="subnet (MMACs)",
+        title=f"subnet ({story.prefix.letter}MACs)",
         alignment="left",
     )
     legend.get_title().set_color(theme.muted)
 
 
-# Accuracy against MACs
+# The metric against MACs
 
 
 def macs_plot(story: Story, theme: Theme) -> bytes:
-    """Draw the ladder's accuracy against MACs, and the assignments' MACs below; return a PNG."""
+    """Draw the ladder's metric against MACs, and the assignments' MACs below; return a PNG."""
+    metric = story.metric
     figure = new_figure(theme, height=5.8)
     if story.summary is None:
         top = low = figure.subplots()
@@ -123,45 +137,46 @@ def macs_plot(story: Story, theme: Theme) -> bytes:
         _draw_coverage(top, low, story, theme)
     for axes in {top, low}:
         plain(axes, theme)
-    low.set_xlabel("multiply-accumulates of one image (millions)")
+    low.set_xlabel(story.macs_title)
     last = story.last
-    under = "" if last is None else ladder_caption(last)
-    head(top, f"{story.title}: accuracy against MACs", under, theme)
-    top.set_ylabel("accuracy (%)")
+    under = "" if last is None else ladder_caption(story, last)
+    head(top, f"{story.title}: {metric.name} against MACs", under, theme)
+    top.set_ylabel(metric_title(metric), parse_math=False)
     if last is None:
         _note(top, story, theme)
         if story.summary is None:
             low.set_xticks([])
     else:
-        _draw_points(top, last["ladder"], theme)
+        _draw_points(top, story, last.ladder, theme)
     return png(figure)
 
 
-def _draw_points(axes: "Axes", rungs: Sequence[Row], theme: Theme) -> None:
+def _draw_points(axes: "Axes", story: Story, rungs: Sequence[Rung], theme: Theme) -> None:
     from matplotlib.patheffects import withStroke
 
-    steps = sorted((r for r in rungs if not _is_random(r)), key=lambda r: int(r["macs"]))
+    metric, size = story.metric, story.prefix.size
+    steps = sorted((r for r in rungs if not _is_random(r)), key=lambda r: r.macs)
     randoms = [rung for rung in rungs if _is_random(rung)]
     for some, colour, marker, line in (
         (steps, theme.line, "o", "-"),
         (randoms, theme.accent, "D", ""),
     ):
         axes.plot(
-            [rung["macs"] / 1e6 for rung in some],
-            [rung["accuracy"] for rung in some],
+            [rung.macs / size for rung in some],
+            [rung[metric.name] for rung in some],
             color=colour,
             marker=marker,
             markersize=6.5,
             linewidth=1.8,
             linestyle=line,
         )
-    sides = _sides(steps, randoms)
+    sides = _sides(metric.name, steps, randoms)
     for index, rung in enumerate([*steps, *randoms]):
         if len(steps) > _LABELLED and index not in (0, len(steps) - 1) and not _is_random(rung):
             continue
         axes.annotate(
-            f"{rung['name']}\n{rung['accuracy']:.1%}",
-            (rung["macs"] / 1e6, rung["accuracy"]),
+            f"{rung.name}\n{metric.say(rung[metric.name], 1)}",
+            (rung.macs / size, rung[metric.name]),
             xytext=(0, 8 * sides[index]),
             textcoords="offset points",
             ha="center",
@@ -172,25 +187,25 @@ def _draw_points(axes: "Axes", rungs: Sequence[Row], theme: Theme) -> None:
             path_effects=[withStroke(linewidth=2, foreground=theme.paper)],
         )
     axes.margins(x=0.07)
-    accuracy_axis(axes, [rung["accuracy"] for rung in rungs], room=0.22)
+    metric_axis(axes, metric, [rung[metric.name] for rung in rungs], room=0.22)
 
 
-def _sides(steps: Sequence[Row], randoms: Sequence[Row]) -> list[int]:
-    """Choose for each label above (1) or below (-1): where the line through ``steps`` is not."""
+def _sides(metric: str, steps: Sequence[Rung], randoms: Sequence[Rung]) -> list[int]:
+    """Place each label above (1) or below (-1), away from the line through ``steps``."""
     import numpy as np
 
-    x, y = [r["macs"] for r in steps], [r["accuracy"] for r in steps]
+    x, y = [r.macs for r in steps], [r[metric] for r in steps]
     sides = []
     for index in range(len(steps)):
         others = [i for i in (index - 1, index + 1) if 0 <= i < len(steps)]
         chord = np.interp(x[index], [x[i] for i in others], [y[i] for i in others]) if others else 0
         sides.append(1 if y[index] >= chord else -1)
     for rung in randoms:
-        over = bool(steps) and rung["accuracy"] > np.interp(rung["macs"], x, y)
+        over = bool(steps) and rung[metric] > np.interp(rung.macs, x, y)
         sides.append(1 if over else -1)
         if steps:
-            # It stands close to a step as a rule, whose label then goes to the other side.
-            sides[min(range(len(steps)), key=lambda i: abs(x[i] - rung["macs"]))] = -sides[-1]
+            # It is usually close to a step, whose label then goes to the other side.
+            sides[min(range(len(steps)), key=lambda i: abs(x[i] - rung.macs))] = -sides[-1]
     return sides
 
 
@@ -198,12 +213,12 @@ def _draw_coverage(top: "Axes", low: "Axes", story: Story, theme: Theme) -> None
     from matplotlib.ticker import PercentFormatter
 
     assert story.summary is not None
-    ranges = story.summary["coverage"]
-    least, most = ranges[0]["from"] / 1e6, ranges[-1]["to"] / 1e6
+    ranges, size = story.summary.coverage, story.prefix.size
+    least, most = ranges[0].low / size, ranges[-1].high / size
     low.bar(
-        [entry["from"] / 1e6 for entry in ranges],
-        [entry["share"] for entry in ranges],
-        width=[(entry["to"] - entry["from"]) / 1e6 for entry in ranges],
+        [entry.low / size for entry in ranges],
+        [entry.share for entry in ranges],
+        width=[(entry.high - entry.low) / size for entry in ranges],
         align="edge",
         color=theme.line,
         edgecolor=theme.paper,
@@ -219,8 +234,8 @@ def _draw_coverage(top: "Axes", low: "Axes", story: Story, theme: Theme) -> None
     for index, (start, end) in enumerate(hardly_trained(story.summary)):
         for axes in (top, low):
             axes.axvspan(
-                start / 1e6,
-                end / 1e6,
+                start / size,
+                end / size,
                 color=theme.faint,
                 linewidth=0,
                 zorder=0,
@@ -241,7 +256,7 @@ def _draw_coverage(top: "Axes", low: "Axes", story: Story, theme: Theme) -> None
 
 
 def _note(axes: "Axes", story: Story, theme: Theme) -> None:
-    """Say in empty axes why they are empty."""
+    """Write into empty axes why they are empty."""
     text = "no evaluation of the ladder yet" if story.rounds else "no round has ended yet"
     axes.set_ylim(0, 1)
     axes.set_yticks([])

@@ -1,14 +1,15 @@
-"""The page's section on searches: what was asked, found, and read of the test split."""
+"""The page's section on searches: requests, results, and tests."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from report.canvas import DARK, LIGHT, Theme, png
-from report.markup import definitions, image, table, text_of
-from report.network_plot import network_plot
-from report.search_plots import score_plot
-from report.searches import DAMAGED, Search, plan_files, read_searches
+from superfednas.common.damage import DAMAGE
+from superfednas.report.canvas import DARK, LIGHT, Theme, png
+from superfednas.report.markup import definitions, image, table, text_of
+from superfednas.report.network_plot import network_plot
+from superfednas.report.search_plots import score_plot
+from superfednas.report.searches import Search, plan_files, read_searches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,9 +18,9 @@ DRAWN = 5
 
 
 def searches_section(folder: Path) -> list[str]:
-    """Return the section on the plans in a folder; nothing where there are none.
+    """Return the section on the plans in a folder; empty if there are none.
 
-    The newest :data:`DRAWN` are told and drawn, all stand in a table.
+    The newest :data:`DRAWN` are described and drawn; a table lists all of them.
     """
     searches, problems = read_searches(plan_files(folder))
     if not searches and not problems:
@@ -29,14 +30,14 @@ def searches_section(folder: Path) -> list[str]:
         headings = [
             "plan",
             "asked for",
-            "MMACs",
+            "MACs",
             "score",
             "validation",
             "test split",
             "engine",
             "time",
         ]
-        caption = "Chosen subnets, the newest search first; accuracies with their standard errors"
+        caption = "Chosen subnets, the newest search first, with standard errors where known"
         parts.append(table(headings, [search.line for search in searches], caption))
     parts += [f"<p>Unreadable: {text_of(problem)}</p>" for problem in problems]
     for search in searches[:DRAWN]:
@@ -53,13 +54,12 @@ def _told(search: Search) -> list[str]:
         _picture("The chosen subnet’s blocks", lambda theme: network_plot(plan, theme)),
     ]
     if search.test_lines:
-        headings = ["subnet", "MMACs", "test accuracy", "images"]
-        parts.append(table(headings, search.test_lines, search.test_caption))
+        parts.append(table(search.test_headings, search.test_lines, search.test_caption))
     return parts
 
 
 def _picture(what: str, draw: Callable[[Theme], "Figure"]) -> str:
     try:
         return image((png(draw(LIGHT)), png(draw(DARK))), what)
-    except DAMAGED as error:  # a space of the user's own that is not here, or a damaged plan
+    except DAMAGE as error:  # a user's own space that is not available here, or a damaged plan
         return f"<p>{what}: cannot be drawn ({text_of(str(error))}).</p>"

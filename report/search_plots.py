@@ -1,4 +1,4 @@
-"""The plot of a search: scores against a cost, what was measured, what was found and chosen."""
+"""The plot of a search: scores against a cost, with what was measured, found and chosen."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,46 +6,54 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.costs import COSTS
-from nas.plan import Plan
-from report.canvas import Theme, accuracy_axis, head, new_figure, plain
-from report.labels import Label, place
-from report.search_points import Mark, Points
-from report.searches import SHORT, limits_of, score_of, scored_by
+from superfednas.nas.plan import Plan
+from superfednas.report.canvas import Theme, head, metric_axis, metric_title, new_figure, plain
+from superfednas.report.labels import Label, place
+from superfednas.report.search_points import Mark, Points, score_prefix
+from superfednas.report.searches import SHORT, examples_in, limits_of, score_of, scored_by
+from superfednas.report.tables import macs_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TITLES = {
-    "macs": "multiply-accumulates of one image (millions)",
-    "params": "parameters (millions)",
+    "macs": "multiply-accumulates of one {example}",
+    "params": "parameters",
     "bytes": "exported file, float32 (MB)",
-    "memory": "peak of activations, one image, float32 (kB)",
+    "memory": "peak of activations, one {example}, float32 (kB)",
     "latency": "latency of a batch (ms)",
 }
 _DECADE = 10.0
-_SPAN = 0.04  # least range of accuracies: error bars tell the noise
-_BARS = 80  # more error bars than these hide each other
+_SPAN = 0.04  # minimum range of shares: error bars show the noise
+_BARS = 80  # more error bars would hide each other
 _CHARACTERS = 120  # a line of the caption
-_FAR = 1.5  # a limit at more times the dearest network's cost would squeeze all points together
-_ALONG = 400  # points that stand for a line where names look for room
+_FAR = 1.5  # a limit further beyond the most expensive point would squeeze all points together
+_ALONG = 400  # points that represent a line when labels look for room
 
 
 def score_plot(plan: Plan, theme: Theme) -> "Figure":
-    """Draw scores against the plan's cost (MACs, where it has none)."""
+    """Draw scores against the plan's cost (MACs if it has none)."""
     points = Points.of(plan)
     scorer = plan.scorer["name"]
     figure = new_figure(theme, height=5.4)
     axes = figure.subplots()
     plain(axes, theme)
-    what = "accuracy" if points.accuracy else f"{SHORT.get(scorer, scorer)} score"
-    title = f"{plan.space['space']}: {what} against {SHORT[points.cost]}"
-    # The limits that are no line in the plot stand in its caption.
+    metric, prefix = points.metric, score_prefix(plan)
+    what = metric.name if metric is not None else f"{SHORT.get(scorer, scorer)} score"
+    title = f"{plan.space['space']}: {what} against {SHORT.get(points.cost, points.cost)}"
+    # Limits that are not a line in the plot are in its caption.
     said = filter(None, [scored_by(plan), limits_of(plan, without=points.cost)])
     head(axes, title, textwrap.fill("; ".join(said), _CHARACTERS), theme)
-    axes.set_xlabel(_TITLES[points.cost])
-    axes.set_ylabel("validation accuracy (%)" if points.accuracy else _TITLES.get(scorer, what))
+    axes.set_xlabel(_title(plan, points))
+    score_title = (
+        metric_title(metric, "validation")
+        if metric is not None
+        else what
+        if prefix is None
+        else macs_title(prefix, examples_in(plan))
+    )
+    axes.set_ylabel(score_title, parse_math=False)
     _set_axes(axes, points)
     _draw(axes, points, theme)
     figure.legend(
@@ -80,8 +88,8 @@ def _set_axes(axes: "Axes", points: Points) -> None:
         room = 0.06 * (most - least) or 0.05 * most or 1.0
         axes.set_xlim(least - room, most + room)
     ends = [mark.y + sign * mark.error for mark in points.all for sign in (-1, 1)]
-    if points.accuracy:
-        accuracy_axis(axes, ends, room=0.12, least_span=_SPAN)
+    if points.metric is not None:
+        metric_axis(axes, points.metric, ends, room=0.12, least_span=_SPAN)
     else:
         room = 0.12 * (max(ends) - min(ends)) or 0.05 * abs(ends[0]) or 1.0
         axes.set_ylim(min(ends) - room, max(ends) + room)
@@ -121,7 +129,7 @@ def _draw(axes: "Axes", points: Points, theme: Theme) -> None:
 def _marks(
     axes: "Axes", marks: Sequence[Mark], said: str, theme: Theme, shape: str, **style: Any
 ) -> None:
-    """Draw marks of one kind, hollow those outside the limits, with error bars while they fit."""
+    """Draw markers of one kind, hollow outside the limits, with error bars if they fit."""
     bars = len(marks) <= _BARS and any(mark.error for mark in marks)
     said += ", ± standard error" if bars else ""
     groups = [[mark for mark in marks if mark.kept == kept] for kept in (True, False)]
@@ -141,8 +149,16 @@ def _marks(
             said = "_"  # named once
 
 
+def _title(plan: Plan, points: Points) -> str:
+    cost, examples, quantity = points.cost, examples_in(plan), plan.quantity(points.cost)
+    counts = "" if points.prefix is None else points.prefix.word
+    title = _TITLES.get(cost, f"{quantity.title} ({quantity.unit})")
+    title = title.replace("{example}", examples.removesuffix("s"))
+    return f"{title} ({counts})" if counts else title
+
+
 def _chosen_label(plan: Plan, points: Points, theme: Theme) -> list[Label]:
-    cost = COSTS[points.cost].say(plan.chosen.costs[points.cost])
+    cost = plan.quantity(points.cost).say(plan.chosen.costs[points.cost])
     said = f"chosen: {score_of(plan, plan.chosen, short=True)}\n{cost}"
     chosen = points.chosen
     return [Label(said, chosen.x, chosen.y, theme.accent, needed=True, above=True)]
@@ -151,7 +167,7 @@ def _chosen_label(plan: Plan, points: Points, theme: Theme) -> list[Label]:
 def _limit_label(axes: "Axes", plan: Plan, points: Points, theme: Theme) -> list[Label]:
     if points.limit is None:
         return []
-    said = f"limit {COSTS[points.cost].say(plan.limits[points.cost])}"
+    said = f"limit {plan.quantity(points.cost).say(plan.limits[points.cost])}"
     (low, high), right = axes.get_ylim(), axes.get_xlim()[1]
     top = high - 0.04 * (high - low)
     if points.limit > right:
@@ -160,7 +176,7 @@ def _limit_label(axes: "Axes", plan: Plan, points: Points, theme: Theme) -> list
 
 
 def _covered(axes: "Axes", points: Points) -> np.ndarray:
-    """Return (points, 2) that names should not hide: marks, ends of error bars, lines."""
+    """Return (points, 2) that labels should not hide: markers, ends of error bars, lines."""
     found = [(m.x, m.y + m.error * side) for m in points.all for side in (-1, 0, 1)]
     if points.check is not None:
         error = np.linspace(-points.check.error, points.check.error, 9)

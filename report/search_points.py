@@ -1,4 +1,4 @@
-"""What the plot of a search shows, in the units of its axes; nothing is drawn here."""
+"""The content of a search's plot, in the units of its axes; nothing is drawn here."""
 
 import math
 from collections.abc import Sequence
@@ -6,23 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.costs import COSTS
-from nas.plan import Entry, Plan
-from report.searches import is_accuracy, standard_error
+from superfednas.common.words import Prefix, prefix_of
+from superfednas.nas.cost.cost import Counted
+from superfednas.nas.plan import Entry, Plan
+from superfednas.report.searches import metric_in, standard_error
+from superfednas.tasks import Metric
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A network in the plot.
+    """An architecture in the plot.
 
     Parameters
     ----------
     name
         Its name; may be empty.
     x, y
-        Its cost, and its score or measured accuracy.
+        Its cost, and its score or measured value.
     error
-        Standard error of a measured accuracy; 0 for a score that was not measured.
+        Standard error of a measured value; 0 where it is not known, as of a prediction.
     kept
         Whether it keeps the limits.
     """
@@ -36,29 +38,32 @@ class Mark:
 
 @dataclass(frozen=True)
 class Points:
-    """All that is shown of a plan.
+    """Everything shown of a plan.
 
     Parameters
     ----------
     cost
-        The cost of the horizontal axis: the plan's, or MACs where it has none.
-    accuracy
-        Whether scores are accuracies. Where they are not, ``measured`` is empty: an accuracy has no
-        place on another score's axis.
+        The cost of the horizontal axis: the plan's, or MACs if it has none.
+    prefix
+        The prefix of the costs, where they are counts.
+    metric
+        The metric whose values scores are. If they are others it is None and ``measured`` is
+        empty: a metric has no place on another score's axis.
     predicted
         Whether scores are predictions.
     measured, front, ladder
-        Networks of these kinds; front and ladder at their scores.
+        Architectures of these kinds; front and ladder at their scores.
     chosen
         The chosen subnet, at its score.
     check
-        The same at its measured accuracy; None where that is the score, or was not measured.
+        The same at its measured value; None if that is the score, or was not measured.
     limit
-        The limit on the axis' cost, where there is one.
+        The limit on the axis's cost, if there is one.
     """
 
     cost: str
-    accuracy: bool
+    prefix: Prefix | None
+    metric: Metric | None
     predicted: bool
     measured: tuple[Mark, ...]
     front: tuple[Mark, ...]
@@ -71,21 +76,27 @@ class Points:
     def of(cls, plan: Plan) -> "Points":
         """Read a plan."""
         cost = plan.against or "macs"
-        accuracy, predicted = is_accuracy(plan), plan.scorer["name"] == "regression"
-        unit = COSTS["macs"].scale if plan.scorer["name"] == "macs" else 1.0
-        most = plan.limits.get(cost)
+        metric, predicted = metric_in(plan), plan.scorer["name"] == "regression"
+        scored_in = score_prefix(plan)
+        unit = 1.0 if scored_in is None else scored_in.size
+        most, quantity, prefix = plan.limits.get(cost), plan.quantity(cost), None
+        if isinstance(quantity, Counted):
+            shown = (plan.chosen, *plan.measured, *plan.front, *plan.ladder)
+            prefix = prefix_of(entry.costs[cost] for entry in shown)
+        scale = quantity.scale if prefix is None else prefix.size
 
         def mark(entry: Entry, y: float, error: float = 0.0) -> Mark:
             kept = all(entry.costs[name] <= least for name, least in plan.limits.items())
-            return Mark(entry.name, entry.costs[cost] / COSTS[cost].scale, y, error, kept)
+            return Mark(entry.name, entry.costs[cost] / scale, y, error, kept)
 
         def measured(entry: Entry) -> Mark | None:
-            if entry.measured is None or not accuracy:
+            if entry.measured is None or metric is None:
                 return None
-            return mark(entry, entry.measured["accuracy"], standard_error(entry.measured))
+            error = standard_error(metric, entry.measured)
+            return mark(entry, entry.measured[metric.name], error or 0.0)
 
         def scored(entry: Entry) -> Mark | None:
-            if entry.score is None or (accuracy and not predicted):
+            if entry.score is None or (metric is not None and not predicted):
                 return measured(entry)
             return mark(entry, entry.score / unit)
 
@@ -94,14 +105,15 @@ class Points:
             raise ValueError("the chosen subnet has no score")
         found = cls(
             cost=cost,
-            accuracy=accuracy,
+            prefix=prefix,
+            metric=metric,
             predicted=predicted,
             measured=tuple(filter(None, map(measured, plan.measured))),
             front=tuple(filter(None, map(scored, plan.front))),
             ladder=tuple(filter(None, map(scored, plan.ladder))),
             chosen=chosen,
             check=measured(plan.chosen) if predicted else None,
-            limit=None if most is None else most / COSTS[cost].scale,
+            limit=None if most is None else most / scale,
         )
         numbers = [number for m in found.all for number in (m.x, m.y, m.error)]
         if not all(map(math.isfinite, [*numbers, found.limit or 0.0])):
@@ -116,13 +128,23 @@ class Points:
 
     @property
     def steps(self) -> np.ndarray:
-        """Corners of the front's line: it ends at the dearest network, or at the limit."""
+        """Corners of the front's line, which ends at the most expensive one or at the limit."""
         most = max(mark.x for mark in self.all)
         end = most if self.limit is None else min(most, self.limit)
-        return front_steps([(mark.x, mark.y) for mark in self.front], end)
+        less = self.metric is not None and self.metric.better == "less"
+        return front_steps([(mark.x, mark.y) for mark in self.front], end, less=less)
 
 
-def front_steps(front: Sequence[tuple[float, float]], end: float) -> np.ndarray:
+def score_prefix(plan: Plan) -> Prefix | None:
+    """Return the prefix of the scores of a plan that are MACs; None where they are others."""
+    if plan.scorer["name"] != "macs":
+        return None
+    return prefix_of(entry.score or 0.0 for entry in (plan.chosen, *plan.front, *plan.ladder))
+
+
+def front_steps(
+    front: Sequence[tuple[float, float]], end: float, *, less: bool = False
+) -> np.ndarray:
     """Return the best score at or below each cost as the corners of a step line.
 
     Parameters
@@ -131,13 +153,15 @@ def front_steps(front: Sequence[tuple[float, float]], end: float) -> np.ndarray:
         (cost, score), in any order; at least one.
     end
         The cost up to which the last step runs.
+    less
+        Whether the best score is the least.
 
     Returns
     -------
     np.ndarray
-        (corners, 2): cost and score, level between the networks and upright at each.
+        (corners, 2): cost and score, horizontal between the architectures and vertical at each.
     """
     points = np.array(sorted(front))
-    best = np.maximum.accumulate(points[:, 1])
+    best = (np.minimum if less else np.maximum).accumulate(points[:, 1])
     costs = np.append(np.repeat(points[:, 0], 2)[1:], max(end, points[-1, 0]))
     return np.stack([costs, np.repeat(best, 2)], axis=1)

@@ -1,1 +1,1 @@
-"""The server's side: who trains what, how replies become the next supernet, and what is kept."""
+"""The server's side: who trains what, how replies become the next supernet, what is recorded."""

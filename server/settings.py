@@ -1,33 +1,34 @@
-"""Every setting of a run: one frozen dataclass, checked whole before anything starts."""
+"""All settings of a run: one frozen dataclass, fully checked before anything starts."""
 
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data import DataSettings
-from nas.ladder import ladder
-from server.assignment import POLICIES, Fixed, Policy
-from server.methods import DEFAULT, METHOD_POLICIES, METHODS
-from server.methods.heterofl import WidthLevels
-from server.schedules import SCHEDULES, Schedule, warmed_up
-from supernet import Architecture, SearchSpace
-from supernet.config import Scalar, SettingsError, parse, setting
-from supernet.registry import import_object
-from supernet.wire import (
+from superfednas.common.settings import Scalar, SettingsError, flatten, parse, setting
+from superfednas.data import DataSettings
+from superfednas.server.assign.policies import Policy
+from superfednas.server.assign.schedules import SCHEDULES, Schedule, warmed_up
+from superfednas.server.average.rules import Rule, rule_of
+from superfednas.server.methods import ASSIGNMENTS, DEFAULT, METHODS
+from superfednas.server.methods.base import Method, Setup
+from superfednas.server.named import named_class
+from superfednas.supernet import Architecture, SearchSpace
+from superfednas.supernet.ladder import ladder
+from superfednas.wire.flat import WIRE_DTYPES
+from superfednas.wire.order import (
     PRECISIONS,
-    WIRE_DTYPES,
     FineTuning,
     LocalSubnets,
     LocalTraining,
     Privacy,
+    SecureAggregation,
     SpaceOptions,
 )
+from superfednas.wire.secure.cells import FEW
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
 _IN_PLACE = ("resume", "from-run", "score-run", "personalise-run")
-ROBUST = ("trimmed-mean", "median", "clip", "defl")
-AVERAGINGS = ("maxnet", "overlap", *ROBUST)
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Settings:
 
     method: str = setting(
         DEFAULT.name,
-        "what the settings that are auto stand for; `superfednas methods` says what each does",
-        choices=tuple(METHODS),
+        "what the settings that are auto stand for: "
+        + ", ".join(METHODS)
+        + " (`superfednas methods` says what each does), or module:Class of your own",
     )
     assignment: str = setting(
         "auto",
         "who trains which subnet: auto (the method's), "
-        + ", ".join((*POLICIES, *METHOD_POLICIES))
+        + ", ".join(ASSIGNMENTS)
         + ", or module:Class of your own",
     )
     architecture: str = setting(
@@ -58,25 +60,39 @@ class Settings:
     )
     device_classes: str = setting(
         "",
-        "simulated budgets, clients taking them in turn: name:share of the largest's MACs, as in "
+        "simulated budgets, assigned to clients in turn: name:share of the largest's MACs, as in "
         "'phone:0.3,tablet:0.6,hub:1'",
     )
     averaging: str = setting(
         "auto",
         "auto (the method's), maxnet (the largest weighs β), overlap (all weigh the same), or "
         "against bad replies, without β: trimmed-mean, median, clip (long updates are shortened), "
-        "defl (outliers of gradient norms and directions are left out or weigh less); these four "
-        "hold a round's replies in memory, clients-per-round times a subnet's bytes",
-        choices=("auto", *AVERAGINGS),
+        "defl (outliers in gradient norms and directions are left out or weigh less), history "
+        "(clients whose changes over the rounds agree or stand out are left out: collusion); these "
+        "five hold a round's replies in memory, and history the supernet once for each client of "
+        "the last ten rounds; or module:Name of your own",
     )
     trim_share: float = setting(
         0.2, "trimmed-mean: share of replies cut from either end, at least one", above=0, high=0.5
+    )
+    max_change: float = setting(
+        0.0,
+        "largest change of weights (L2 norm) that is accepted in a reply; 0: what the order's "
+        "steps, lr and clip-norm allow, and no more than ten times the weights' own norm",
+        low=0,
     )
     weighting: str = setting(
         "auto",
         "uniform, examples (weights are multiplied by each client's share of images), or auto (the "
         "method's)",
         choices=("auto", "uniform", "examples"),
+    )
+    max_share: float = setting(
+        0.0,
+        "weighting examples: the largest share of a round's images that counts for one client, "
+        "which declares their number itself; 0 is no bound",
+        low=0,
+        high=1,
     )
     beta_schedule: str = setting("cosine", "how β falls", choices=SCHEDULE_NAMES)
     beta_start: float = setting(0.9, "β of the first round", above=0, high=1)
@@ -102,8 +118,8 @@ class Settings:
 
     wire_dtype: str = setting(
         "float32",
-        "number format on the wire; 16 bits halve a round's bytes, and replies then carry what "
-        "training changed, so that the server's weights stay float32",
+        "number format on the wire; 16 bits halve a round's bytes, and replies then carry the "
+        "change, so that the server's weights stay float32",
         choices=WIRE_DTYPES,
     )
     torch_threads: int = setting(1, "threads of a client's torch", low=1)
@@ -120,13 +136,13 @@ class Settings:
         choices=("assignment", "arrival"),
     )
     hold_back: int = setting(
-        1_000_000_000, "bytes of replies ahead of their turn kept in memory; more go to disk", low=0
+        1_000_000_000, "bytes of early replies kept in memory; more go to disk", low=0
     )
     round_timeout: float = setting(
-        3600.0, "seconds after which a round goes on without a reply", above=0
+        3600.0, "seconds after which a round ends without the missing replies", above=0
     )
     over_sample: int = setting(
-        0, "clients asked a round beyond clients-per-round, for those that will not answer", low=0
+        0, "clients asked beyond clients-per-round, in place of those that will not answer", low=0
     )
     min_replies: int = setting(
         0,
@@ -142,18 +158,18 @@ class Settings:
     )
     late_replies: str = setting(
         "drop",
-        "what becomes of a reply after its round has closed: drop, or fold (into the next round)",
+        "what to do with replies after their round has closed: drop, or fold (into the next round)",
         choices=("drop", "fold"),
     )
     staleness: float = setting(
-        0.5, "factor of a late reply's weight for every round that it is late", above=0, high=1
+        0.5, "factor of a late reply's weight for every round of delay", above=0, high=1
     )
     max_failures: int = setting(
-        3, "rounds in a row without a usable reply after which a node rests; 0 is never", low=0
+        3, "rounds in a row without a usable reply after which a node is rested; 0 is never", low=0
     )
     rest_rounds: int = setting(
         10,
-        "rounds that such a node is left out, and that a node still at work on an earlier round "
+        "rounds that such a node is left out, and that a node still busy with an earlier round "
         "is waited for before it is asked again",
         low=1,
     )
@@ -163,21 +179,22 @@ class Settings:
     )
 
     run_dir: str = setting("", "run folder; empty is ~/.superfednas/runs/<time>-<space>")
-    resume: str = setting("", "run folder to go on with; its own settings then count")
-    keep_going: bool = setting(
-        False, "go on with run-dir where it holds an unfinished run, else start it"
+    resume: str = setting("", "run folder to resume; its own settings then apply")
+    keep_going: bool = setting(False, "resume run-dir if it holds an unfinished run, else start it")
+    app_signature: str = setting(
+        "", "who signed this app, for nodes that run no other: made by `superfednas run`"
     )
     from_run: str = setting("", "run folder whose weights to start from")
     score_run: str = setting(
         "",
-        "run folder whose subnets the nodes score on their own validation images, in place of "
-        "training; its own settings then count",
+        "run folder whose subnets the nodes score on their own validation images, instead of "
+        "training; its own settings then apply",
     )
     score_subnets: int = setting(40, "subnets that the nodes score", low=8)
     personalise_run: str = setting(
         "",
-        "run folder whose subnets the nodes fine-tune on their own images and keep, in place of "
-        "training; its own settings then count",
+        "run folder whose subnets the nodes fine-tune on their own images and keep, instead of "
+        "training; its own settings then apply",
     )
     personal_subnets: str = setting(
         "ladder",
@@ -192,12 +209,14 @@ class Settings:
     subnets: LocalSubnets = field(default_factory=LocalSubnets)
     tuning: FineTuning = field(default_factory=FineTuning)
     privacy: Privacy = field(default_factory=Privacy)
+    secure: SecureAggregation = field(default_factory=SecureAggregation)
     data: DataSettings = field(default_factory=DataSettings)
 
     def __post_init__(self) -> None:
-        """Put the method's values in place of ``auto``, so that nobody else needs to know of it."""
-        of = {**DEFAULT.settings, **METHODS[self.method].settings}
-        if self.averaging in ROBUST:
+        """Replace ``auto`` by the method's values, so that no other code needs to know it."""
+        method: type[Method] = named_class("method", self.method, METHODS, Method)
+        of = {**DEFAULT.settings, **method.settings}
+        if rule_of(_of(self.averaging, of["averaging"])).alike:
             of["weighting"] = "uniform"
         own, space = self.subnets, self.space
         subnets = replace(
@@ -217,15 +236,15 @@ class Settings:
             object.__setattr__(self, name, value)
 
     def beta(self) -> Schedule | None:
-        """β over rounds counted from 0, or None for averages that have none."""
-        if self.averaging != "maxnet":
+        """β over rounds counted from 0, or None for averages without it."""
+        if not self.rule.beta:
             return None
         end = self.beta_end or 1 / self.clients_per_round
         return SCHEDULES[self.beta_schedule](self.beta_start, end, self.beta_share * self.rounds)
 
     @property
     def enough_replies(self) -> int:
-        """Usable replies after which a round may close; 0 is all of them."""
+        """Usable replies after which a round may close; 0 waits for all."""
         return self.min_replies or (self.clients_per_round if self.over_sample else 0)
 
     def lr(self) -> Schedule:
@@ -234,26 +253,49 @@ class Settings:
         schedule = SCHEDULES[self.lr_schedule](self.local.lr, self.lr_end, rounds)
         return warmed_up(schedule, self.local.lr, self.warmup_rounds)
 
+    @property
+    def rule(self) -> Rule:
+        """The rule of averaging."""
+        return rule_of(self.averaging)
+
+    @property
+    def assigns(self) -> type[Policy]:
+        """The kind of assignment policy."""
+        kind: type[Policy] = named_class("assignment", self.assignment, ASSIGNMENTS, Policy)
+        return kind
+
     def policy(self, space: SearchSpace) -> Policy:
-        """Return the assignment policy; ``ValueError`` where the space is not one for it."""
-        if self.assignment == "fixed":
-            return Fixed(space, self.seed, space.parse(self.architecture))
-        kind = _policy_class(self.assignment)
-        if issubclass(kind, WidthLevels):
-            return kind(space, self.seed, self.subnets.levels(space))
+        """Return the assignment policy; ``ValueError`` if the space does not suit it."""
+        policy = self.assigns.configured(space, self.seed, self.architecture, self.subnets)
         if self.subnets.local_subnets == "widths":
-            self.subnets.levels(space)  # what no client could do is said before any starts
-        return kind(space, self.seed)
+            self.subnets.levels(space)  # refuse what no client could do before any starts
+        return policy
+
+    def for_space(self, space: SearchSpace) -> Method:
+        """Return the method, ready to give orders; ``ValueError`` as :meth:`policy`."""
+        if self.subnets.distil == "on" and not space.task.distils:
+            raise SettingsError(
+                f"distil = 'on' (of method {self.method!r}, unless given): task "
+                f"{space.task.reference} has no distillation; distil = 'off' trains without"
+            )
+        by_examples = self.weighting == "examples"
+        kind: type[Method] = named_class("method", self.method, METHODS, Method)
+        method = kind(Setup(space, self.policy(space), by_examples, flatten(self)))
+        if not isinstance(getattr(method, "setup", None), Setup):
+            raise SettingsError(
+                f"method {self.method!r}: its __init__ must call super().__init__(setup)"
+            )
+        return method
 
     @property
     def only_levels(self) -> bool:
         """Whether clients get width levels alone."""
-        return issubclass(_policy_class(self.assignment), WidthLevels)
+        return self.assigns.levels
 
     def rungs(self, space: SearchSpace) -> dict[str, Architecture]:
-        """Return the subnets that evaluations look at, by rising cost: those that are trained.
+        """Return the architectures to evaluate, by rising cost: those that are trained.
 
-        Of a method of width levels these levels, else the ladder.
+        For a method of width levels these are its levels, else the ladder.
         """
         if self.only_levels:
             return self.subnets.named_levels(space)
@@ -280,25 +322,8 @@ def _of(given: str, stands_for: Scalar) -> Any:
     return stands_for if given == "auto" else given
 
 
-def _policy_class(name: str) -> type[Policy]:
-    known = {**POLICIES, **METHOD_POLICIES}
-    if name in known:
-        return known[name]
-    if ":" not in name:
-        raise SettingsError(
-            f"assignment = {name!r}: must be one of {', '.join(known)}, or module:Class"
-        )
-    try:
-        found = import_object(name, "assignment")
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise SettingsError(f"assignment {name!r} is no subclass of server.assignment.Policy")
-    return found
-
-
 def check_settings(values: Mapping[str, Scalar]) -> Settings:
-    """Parse a run-config and check what one key alone cannot show.
+    """Parse a run-config and check its keys against one another.
 
     Raises
     ------
@@ -306,29 +331,33 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
         One sentence that names the key, its value and what is allowed.
     """
     settings = parse(Settings, values)
-    _policy_class(settings.assignment)
+    _ = settings.assigns
     _ = settings.device_shares
     exclusive = [key for key in _IN_PLACE if values.get(key)]
     if len(exclusive) > 1:
         given = " and ".join(f"{key} = {values[key]!r}" for key in exclusive)
         raise SettingsError(f"{given}: only one of them can be given")
     if settings.keep_going and not settings.run_dir:
-        raise SettingsError("keep-going needs a run-dir to go on with")
+        raise SettingsError("keep-going needs a run-dir to resume")
     asked = settings.clients_per_round + settings.over_sample
     if settings.min_replies > asked:
         raise SettingsError(
             f"min-replies = {settings.min_replies}: only {asked} clients are asked a round "
             "(clients-per-round and over-sample)"
         )
-    if settings.averaging in ROBUST and settings.late_replies == "fold":
+    if settings.rule.alike and settings.late_replies == "fold":
         raise SettingsError(
             f"late-replies = 'fold': averaging = {settings.averaging!r} counts every reply once, "
             "so late ones can only be dropped"
         )
-    if settings.averaging in ROBUST and settings.weighting != "uniform":
+    if settings.rule.alike and settings.weighting != "uniform":
         raise SettingsError(
             f"weighting = {settings.weighting!r}: averaging = {settings.averaging!r} counts every "
             "reply once, so weighting must be 'uniform'"
+        )
+    if settings.max_share and settings.weighting != "examples":
+        raise SettingsError(
+            f"max-share = {settings.max_share:g}: only weighting = 'examples' weighs by images"
         )
     widths = settings.only_levels or settings.subnets.local_subnets == "widths"
     if settings.subnets.width_levels and not widths:
@@ -346,6 +375,26 @@ def check_settings(values: Mapping[str, Scalar]) -> Settings:
             f"dp-noise = {settings.privacy.dp_noise}: noise is counted in units of dp-clip, which "
             "is 0 (off); dp-clip must be above 0"
         )
+    if settings.secure.secure_aggregation:
+        _check_secure(settings)
     if settings.data.dataset == "none" and settings.evaluate_on == "server":
         raise SettingsError("evaluate-on = 'server' needs data on the server; dataset is 'none'")
     return settings
+
+
+def _check_secure(s: Settings) -> None:
+    """Refuse what needs single replies, which secure aggregation hides."""
+    for key, value, allowed in (
+        ("averaging", s.averaging, ("maxnet", "overlap")),
+        ("wire-dtype", s.wire_dtype, ("float32",)),
+        ("late-replies", s.late_replies, ("drop",)),
+        ("max-change", s.max_change, (0.0,)),
+    ):
+        if value not in allowed:
+            only = " or ".join(map(repr, allowed))
+            raise SettingsError(f"{key} = {value!r}: secure-aggregation allows only {only}")
+    if s.clients_per_round < FEW:
+        raise SettingsError(
+            f"clients-per-round = {s.clients_per_round}: secure-aggregation needs at least {FEW}, "
+            "since a sum of fewer hides nobody"
+        )

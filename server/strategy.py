@@ -1,68 +1,86 @@
-"""The strategy: MaxNet by default (SuperFedNAS, arXiv 2301.10879, algorithm 1), on Flower.
+"""The loop of rounds: MaxNet by default (SuperFedNAS, arXiv 2301.10879, algorithm 1).
 
-One round: assign a subnet to each sampled node, send each its weights as one flat array, fold the
-replies into the overlap-aware average in assignment order, drop them. FedAvg, sandwich sampling and
-plain overlap averaging are settings of the same strategy.
+One round: assign a subnet to each sampled node, send it the weights as one flat array, fold the
+replies into the overlap-aware average in assignment order, and drop them. FedAvg, sandwich sampling
+and plain overlap averaging are settings of the same strategy.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
-from data import Dataset
-from server.account import round_metrics, round_row
-from server.assignment import Client, Policy, round_weights, sample_clients
-from server.averaging import Averaging
-from server.closing import Closing, LateTask
-from server.evaluation import fuse_ladder, score_ladder
-from server.exchange import Late, exchange
-from server.exposition import Exposition
-from server.folding import Folded, Folding, placed
-from server.outgoing import Outgoing
-from server.plan import RoundPlan, train_messages
-from server.progress import Progress
-from server.replies import Reply
-from server.roster import Roster
-from server.run_folder import Checkpoint, RunFolder
-from server.settings import Settings
-from server.telling import Telling
-from server.watch import Watch
-from supernet import Architecture, SearchSpace, State
-from supernet.config import flatten
-from supernet.files import write_whole
-from supernet.memory import keep_freed_memory
-from supernet.slicing import Cut
-from supernet.wire import source_fingerprint
+from superfednas.common.files import write_whole
+from superfednas.common.malloc import keep_freed_memory
+from superfednas.data import Dataset
+from superfednas.records.checkpoint import Checkpoint
+from superfednas.records.folder import RunFolder
+from superfednas.records.refusals import Refusal, Refused
+from superfednas.records.releases import released
+from superfednas.records.rows import EvaluationRow, RoundRow, Row
+from superfednas.server.assign.policies import Policy
+from superfednas.server.average.choose import Averaging
+from superfednas.server.journal.evaluation import Report, fuse_ladder, score_ladder
+from superfednas.server.journal.notices import Telling
+from superfednas.server.journal.progress import Progress
+from superfednas.server.journal.prometheus import Exposition
+from superfednas.server.journal.round_row import round_row
+from superfednas.server.methods.base import Method
+from superfednas.server.nodes import Roster, question_of
+from superfednas.server.round.bound import Bounds
+from superfednas.server.round.check import Reply
+from superfednas.server.round.encode import Outgoing
+from superfednas.server.round.exchange import Late, exchange
+from superfednas.server.round.fold import Folded, Folding
+from superfednas.server.round.late import Closing, LateTask
+from superfednas.server.round.lost import Watch
+from superfednas.server.round.messages import train_messages
+from superfednas.server.round.orders import SUPERNET, Cuts, Round, RoundPlan
+from superfednas.server.round.outcome import Outcome, tallies_of
+from superfednas.server.round.sample import Sampling
+from superfednas.server.secure import secured
+from superfednas.server.settings import Settings
+from superfednas.supernet import Architecture, SearchSpace, State
+from superfednas.wire.errands import TRAIN
 
-Row = dict[str, Any]
 _FAILED_ROUNDS = 3
 
 
 class TrainingStalled(RuntimeError):  # noqa: N818 (says what happened)
-    """Several rounds in a row brought no usable reply; the message gives the last reasons."""
+    """Several rounds in a row without a usable reply; the message gives the last reasons."""
+
+    refusal = Refusal.STALLED
+
+    def __init__(self, rounds: int, last: Sequence[Refused]) -> None:
+        super().__init__(f"no usable reply in {rounds} rounds: " + "; ".join(map(str, last)))
+        self.causes = tuple(dict.fromkeys(refused.code for refused in last))
 
 
-class SupernetStrategy(Strategy):
-    """Train a supernet, one subnet a client and round.
+class SupernetStrategy:
+    """Train a supernet, with one subnet per client and round.
 
     Parameters
     ----------
     settings
-        All settings; their defaults are MaxNet. ``space`` must say classes, channels and size.
+        All settings; the defaults are MaxNet. ``space`` must state classes, channels and size.
     run
         Run folder for metrics and checkpoints; None keeps metrics in memory only.
     data
         The server's own data for central evaluation; None leaves evaluation to the clients.
     progress
         Where the run reports; by default one printed line a round.
-    space, policy
-        In place of those that the settings name.
+    space, method
+        Instead of those named by the settings.
+
+    Attributes
+    ----------
+    states
+        The supernet, and the states beside it that the method trains.
+    hooks
+        Called with every round's row at the end of the round.
     """
 
     def __init__(
@@ -73,51 +91,62 @@ class SupernetStrategy(Strategy):
         data: Dataset | None = None,
         progress: Progress | None = None,
         space: SearchSpace | None = None,
-        policy: Policy | None = None,
+        method: Method | None = None,
     ) -> None:
         self.settings = settings
         self.space = settings.space.load() if space is None else space
-        self.policy = settings.policy(self.space) if policy is None else policy
+        self.method = settings.for_space(self.space) if method is None else method
         self.averaging = Averaging(settings)
         self.run_folder = run
         self.data = data if settings.evaluate_on != "clients" else None
         self.progress = Progress() if progress is None else progress
         self._telling = Telling(settings, self.space, self.progress.note)
         self.ladder = settings.rungs(self.space)
-        self.state: State = {}
+        self.states: dict[str, State] = {}
         self.rows: list[Row] = []
         self.roster = Roster(
             self.space,
-            self.policy,
+            self.method.setup.policy,
             device_shares=settings.device_shares,
-            question=flatten(settings.data) | {"seed": settings.seed},
+            question=question_of(settings, TRAIN),
             note=self.progress.note,
             timeout=settings.node_timeout,
             max_failures=settings.max_failures,
             rest_rounds=settings.rest_rounds,
+            released=lambda: [] if run is None else released(run.path),
         )
         self.late: Late[LateTask] = Late()
+        bounds = Bounds(settings, self.space)
         self._folding = Folding(
             settings,
             self.averaging,
+            bounds,
             self.late,
             note=self.progress.note,
             folder=None if run is None else run.path / "checkpoints",
         )
+        self._secure = secured(settings, self.space, bounds, self.late, self.progress.note)
         self._outgoing = Outgoing(settings.wire_dtype)
         self._exposition = Exposition("" if run is None else run.path.name)
-        self._shapes = self.space.shapes(self.space.largest)
+        self._cuts = Cuts(self.space)
         self._beta = settings.beta()
         self._lr = settings.lr()
-        self._plan: RoundPlan | None = None
-        self._sent: list[Metadata] = []
-        self._met = False
-        self._other_code: set[str] = set()
-        self._last_refusals: list[str] = []
-        self._hooks: list[Callable[[Row], None]] = []
+        self._sampling = Sampling(settings, self.roster, self.late)
+        self._last_refusals: list[Refused] = []
+        self._moved = False  # since the last checkpoint
+        self.hooks: list[Callable[[RoundRow], None]] = []
+
+    @property
+    def state(self) -> State:
+        """The supernet."""
+        return self.states[SUPERNET]
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.states[SUPERNET] = state
 
     def summary(self) -> None:
-        """Say what will be trained, and how."""
+        """Report what will be trained, and how."""
         self._telling.summary()
 
     # The run
@@ -128,9 +157,9 @@ class SupernetStrategy(Strategy):
         Raises
         ------
         RosterError
-            Where there are not enough nodes.
+            If there are not enough nodes.
         TrainingStalled
-            Where three rounds in a row bring no usable reply.
+            If three rounds in a row bring no usable reply.
         """
         keep_freed_memory()
         self.state = state
@@ -142,11 +171,11 @@ class SupernetStrategy(Strategy):
                 self._checkpoint(0)
             for number in range(first, rounds + 1):
                 row = self._round(number, grid)
-                failed = 0 if any(client["accepted"] for client in row["clients"]) else failed + 1
+                failed = 0 if row.accepted else failed + 1
                 if failed == _FAILED_ROUNDS:
-                    raise TrainingStalled(
-                        f"no usable reply in {failed} rounds: " + "; ".join(self._last_refusals)
-                    )
+                    raise TrainingStalled(failed, self._last_refusals)
+            if failed == rounds:  # a short run that has trained nothing
+                raise TrainingStalled(failed, self._last_refusals)
         finally:
             self.progress.stop()
             if self.run_folder is not None:
@@ -154,86 +183,51 @@ class SupernetStrategy(Strategy):
             self.averaging.let_go()
         return self.state
 
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 0,
-        timeout: float = 0,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
-    ) -> Result:
-        """Run as any Flower strategy does; the result holds the trained supernet's arrays.
-
-        Flower's own loop would keep every reply in memory until the last has come; this one folds
-        them as they arrive. ``num_rounds`` and ``timeout`` replace the settings' where given; what
-        clients are told is fixed by the settings, so ``train_config`` and ``evaluate_config`` must
-        be empty. ``evaluate_fn`` is called at every round's end.
-        """
-        if train_config or evaluate_config:
-            raise ValueError("SupernetStrategy takes its configuration from its settings")
-        if num_rounds or timeout:
-            self.settings = replace(
-                self.settings,
-                rounds=num_rounds or self.settings.rounds,
-                round_timeout=timeout or self.settings.round_timeout,
-            )
-            self._beta, self._lr = self.settings.beta(), self.settings.lr()
-            self._telling = Telling(self.settings, self.space, self.progress.note)
-        self.summary()
-        result = Result()
-        if evaluate_fn is not None:
-            user_fn = evaluate_fn
-
-            def after(row: Row) -> None:
-                found = user_fn(row["round"], ArrayRecord(self.state))
-                if found is not None:
-                    result.evaluate_metrics_serverapp[row["round"]] = found
-
-            self._hooks.append(after)
-        state = initial_arrays.to_torch_state_dict()
-        self.averaging.adopt(state)
-        self.train(grid, state)
-        result.arrays = ArrayRecord(self.state)
-        for row in self.rows:
-            if row["kind"] == "round":
-                result.train_metrics_clientapp[row["round"]] = round_metrics(row)
-        return result
-
-    def _round(self, number: int, grid: Grid) -> Row:
+    def _round(self, number: int, grid: Grid) -> RoundRow:
         started = time.monotonic()
         plan, messages = self._configure(number, grid)
         s = self.settings
-        closing = Closing(plan, s.enough_replies, s.min_weight, s.round_timeout)
+        asked: Sequence[int] = range(len(messages))
+        enough = s.enough_replies
+        if self._secure is not None:
+            asked = self._secure.begin(grid, plan, messages)
+            enough = self._secure.enough(enough)
+        closing = Closing(plan, enough, s.min_weight, s.round_timeout)
         replies = exchange(
             grid,
-            messages,
+            [messages[index] for index in asked],
             closing.timeout,
             enough=closing.enough,
             late=self.late,
-            tasks=[LateTask(plan, index) for index in range(len(messages))],
-            tell=lambda indices, seconds: self._telling.waiting(plan, indices, seconds),
-            watch=self._watch(plan, grid),
+            tasks=[LateTask(plan, index) for index in asked],
+            tell=lambda places, seconds: self._telling.waiting(
+                plan, [asked[place] for place in places], seconds
+            ),
+            watch=self._watch(plan, grid, asked),
         )
-        row, rungs = self._fold(plan, replies, closing)
-        row["seconds"] = time.monotonic() - started
+        row, scores = self._fold(
+            plan, messages, ((asked[place], reply) for place, reply in replies), closing
+        )
+        row = replace(row, seconds=time.monotonic() - started)
         self._record(row)
         self.progress.round(row)
         if plan.evaluate:
-            self._evaluate(number, rungs)
+            self._evaluate(row, scores)
         self.expose()
         if self.run_folder is not None:
-            # The round after the next writes where the state of the last checkpoint lies.
+            # The round after the next overwrites the memory of the last checkpoint's state.
             self.run_folder.settle()
-        if number % self.settings.checkpoint_every == 0 or number == self.settings.rounds:
+        self._moved |= bool(row.accepted or any(late.folded for late in row.late))
+        due = number % self.settings.checkpoint_every == 0 or number == self.settings.rounds
+        if due and self._moved:  # else it would be the one before, and push out an older one
             self._checkpoint(number)
-        for hook in self._hooks:
+            self._moved = False
+        for hook in self.hooks:
             hook(row)
         return row
 
     def expose(self) -> None:
-        """Write the run folder's ``metrics.prom``: what is known now, and the run's status."""
+        """Write the run folder's ``metrics.prom``: the current metrics, and the run's status."""
         if self.run_folder is not None:
             s, status = self.settings, self.run_folder.info["status"]
             text = self._exposition.text(s.rounds, status, s.clients_per_round + s.over_sample)
@@ -245,121 +239,69 @@ class SupernetStrategy(Strategy):
         if self.run_folder is not None:
             self.run_folder.append(row)
 
-    def restore(self, rows: Sequence[Row], memory: Mapping[str, Any]) -> None:
-        """Take over a run's rows so far and what its checkpoint remembers.
+    def restore(self, rows: Sequence[Row], point: Checkpoint) -> None:
+        """Take over a run's rows so far, and what its checkpoint holds beside the supernet.
 
-        What a checkpoint of an earlier version does not remember starts anew.
+        Whatever an earlier version's checkpoint lacks starts afresh.
         """
         self.rows = []
         for row in rows:
             self.rows.append(row)
             self._exposition.restore(row)
+        self.states = {SUPERNET: point.state, **point.beside}
         for name, part in self._memories().items():
-            if name in memory:
-                part.restore(memory[name])
+            if name in point.memory:
+                part.restore(point.memory[name])
+        self.averaging.recall(point.remembered, self.states)
 
-    def _memories(self) -> dict[str, Policy | Roster | Averaging]:
-        return {"policy": self.policy, "roster": self.roster, "averaging": self.averaging}
+    def _memories(self) -> dict[str, Policy | Roster | Averaging | Method]:
+        return {
+            "policy": self.method.setup.policy,
+            "roster": self.roster,
+            "averaging": self.averaging,
+            "method": self.method,
+        }
 
     def _checkpoint(self, number: int) -> None:
         if self.run_folder is not None:
             memory = {name: part.state() for name, part in self._memories().items()}
-            point = Checkpoint(number, self.state, memory)
+            beside = {name: state for name, state in self.states.items() if name != SUPERNET}
+            remembered = self.averaging.remembered()
+            point = Checkpoint(number, self.state, memory, beside, remembered)
             self.run_folder.begin_checkpoint(point, self.settings.keep_checkpoints)
 
     # Orders
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Return one message a sampled node, with its subnet's weights and its order."""
-        self.state = arrays.to_torch_state_dict()
-        _, messages = self._configure(server_round, grid)
-        self._sent = [message.metadata for message in messages]
-        return messages
-
     def _configure(self, number: int, grid: Grid) -> tuple[RoundPlan, list[Message]]:
-        clients, nodes = self._sample(number, grid)
-        assignment = self.policy.assign(number, clients)
-        favoured = self.policy.favoured(assignment)
-        beta = None if self._beta is None else self._beta(number - 1)
-        nobody = self.space.largest not in assignment.values()
-        if beta is not None and nobody and self.settings.assignment != "fixed":
-            self._telling.leader(number, assignment, favoured)
-        examples = {client.name: client.examples or 0 for client in clients}
-        weights = round_weights(
-            assignment,
-            favoured,
-            beta,
-            examples if self.settings.weighting == "examples" else None,
-        )
-        evaluate = self._to_evaluate(number)
-        cuts = self._cuts_of(number, assignment.values())
-        shift = self.policy.shift(number)
-        plan = RoundPlan(
-            round=number,
-            beta=beta,
+        clients, nodes = self._sampling.sample(number, grid, self._telling)
+        self._cuts.begin()
+        now = Round(
+            number,
+            beta=None if self._beta is None else self._beta(number - 1),
             lr=self._lr(number - 1),
-            nodes={client.name: nodes[client.name] for client in clients},
-            assignment=assignment,
-            cuts=cuts,
-            favoured=favoured,
-            weights=weights,
-            clients={client.name: client for client in clients},
-            evaluate=evaluate,
-            bytes_down={},
-            moved=frozenset(a for a in cuts if shift and cuts[a] != self.space.boxes(a)),
+            evaluate=self._to_evaluate(number),
+            nodes=nodes,
+            cuts=self._cuts,
+            wire_dtype=self.settings.wire_dtype,
         )
-        self._plan = plan
-        return plan, train_messages(plan, self.state, self._outgoing, self.settings)
+        plan = now.plan(self.method.orders(now, clients))
+        favoured = plan.beta is not None and any(order.favoured for order in plan.orders)
+        nobody = all(order.arch != self.space.largest for order in plan.orders)
+        if favoured and nobody and self.method.setup.policy.leader:
+            self._telling.leader(plan)
+        return plan, train_messages(plan, self.states, self._outgoing, self.settings)
 
-    def _cuts_of(
-        self, number: int, architectures: Iterable[Architecture]
-    ) -> dict[Architecture, Cut]:
-        """Return the cuts of a round's architectures: those of the round before are kept."""
-        if shift := self.policy.shift(number):
-            return {a: Cut(self._shapes, self.space.rolled(a, shift)) for a in set(architectures)}
-        before = {} if self._plan is None or self._plan.moved else self._plan.cuts
-        return {
-            arch: before.get(arch) or Cut(self._shapes, self.space.boxes(arch))
-            for arch in set(architectures)
-        }
-
-    def _sample(self, number: int, grid: Grid) -> tuple[list[Client], dict[str, int]]:
-        s = self.settings
-        wanted = s.clients_per_round
-        if not self._met:
-            least, why = max(wanted, s.min_nodes), f"clients-per-round = {wanted}"
-            if s.min_nodes > wanted:
-                why = f"min-nodes = {s.min_nodes}"
-        else:
-            least, why = 1, f"round {number}"
-        self._met = True
-        usable = self.roster.wait_for(grid, least, s.node_timeout, wanted=why)
-        self.late.forget(lambda task: number - task.plan.round > s.rest_rounds)
-        busy = {task.client for task in self.late.waiting.values()}
-        free = list(usable)
-        if busy:
-            free = [name for name in usable if name not in busy] or free
-        awake = self.roster.rested(free, number)
-        wanted += s.over_sample
-        if len(awake) < wanted:
-            self._telling.few_clients(number, len(awake), wanted)
-        sampled = sample_clients(awake, wanted, s.seed, number)
-        clients = [usable[name][1] for name in sampled]
-        return clients, {client.name: usable[client.name][0] for client in clients}
-
-    def _watch(self, plan: RoundPlan, grid: Grid) -> Watch:
-        in_turn = self.roster.in_turn
-        nodes = [node if node in in_turn else None for node in plan.nodes.values()]
-        return Watch(grid, nodes, tell=lambda index: self._telling.lost(plan, index))
+    def _watch(self, plan: RoundPlan, grid: Grid, asked: Sequence[int]) -> Watch:
+        ids = [plan.orders[index].node for index in asked]
+        nodes = [node if node in self.roster.in_turn else None for node in ids]
+        return Watch(grid, nodes, tell=lambda place: self._telling.lost(plan, asked[place]))
 
     def _due(self, number: int) -> bool:
         every = self.settings.evaluate_every
         return every > 0 and (number % every == 0 or number == self.settings.rounds)
 
     def _to_evaluate(self, number: int) -> list[Architecture]:
-        """Return the architectures that clients score on what they receive, beside their own."""
+        """Return the architectures that clients score on what they receive, besides their own."""
         if not self._due(number):
             return []
         rungs = list(self.ladder.values())
@@ -367,65 +309,68 @@ class SupernetStrategy(Strategy):
 
     # Replies
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold the replies to :meth:`configure_train`'s messages into the supernet."""
-        plan = self._plan
-        if plan is None or plan.round != server_round:
-            raise ValueError(f"aggregate_train({server_round}) without its configure_train")
-        closing = Closing(plan, 0, 0.0, self.settings.round_timeout)
-        row, _ = self._fold(plan, placed(plan, self._sent, replies), closing)
-        self._record(row | {"seconds": 0.0})
-        return ArrayRecord(self.state), round_metrics(row)
-
     def _fold(
         self,
         plan: RoundPlan,
+        sent: Sequence[Message],
         replies: Iterable[tuple[int, Message | None]],
         closing: Closing,
-    ) -> tuple[Row, list[Row]]:
-        """Fold a round; return its row and the ladder as the clients scored it."""
-        folded = self._folding.fold(self.state, plan, replies, closing)
-        self.state = folded.state
+    ) -> tuple[RoundRow, list[Report]]:
+        """Fold a round; return its row, and what each client scored on the ladder."""
+        if self._secure is None:
+            folded = self._folding.fold(self.states, plan, sent, replies, closing)
+        else:
+            folded = self._secure.fold(self.state, replies, closing)
+        accepted = {
+            plan.orders[index].name: entry
+            for index, entry in folded.found.items()
+            if isinstance(entry, Reply)
+        }
+        outcome = Outcome(
+            accepted, folded.states, tallies_of(plan, accepted, self.space.task.metrics)
+        )
+        # What was received of a state beside the supernet says nothing of the supernet.
+        of_supernet = {
+            order.name
+            for order in plan.orders
+            if self.states.get(order.target, self.state) is self.state
+        }
+        after = self.method.after(plan, outcome)
+        if not isinstance(after, Mapping) or SUPERNET not in after:
+            raise ValueError(f"method {self.settings.method!r}: after() returned no {SUPERNET!r}")
+        self.states = dict(after)
         self._last_refusals = folded.refusals
-        for index, name in enumerate(plan.assignment):
-            entry = folded.found[index]
-            if isinstance(entry, Reply):
-                self._compare_code(name, entry)
+        for name, reply in accepted.items():
+            self._telling.code(name, reply)
         self._tell_roster(plan, folded, closed_early=closing.enough())
         row, reports = round_row(
             plan, folded.found, folded.verdicts, self.space, self.settings.wire_dtype
         )
-        rungs = fuse_ladder(self.space, self.ladder, reports)
-        return row | {"late": folded.late}, rungs
+        scores = [report for name, report in reports.items() if name in of_supernet]
+        return replace(row, late=tuple(folded.late), left_out=folded.left_out), scores
 
     def _tell_roster(self, plan: RoundPlan, folded: Folded, *, closed_early: bool) -> None:
-        """Note who answered; who is only slower than a round that closed early has not failed."""
-        awaited = {task.node for task in self.late.waiting.values()}
-        for index, (name, node) in enumerate(plan.nodes.items()):
+        """Record who answered; being slower than a round that closed early is not a failure.
+
+        Nor is a reply that comes late and is used; one that is dropped leaves a round to wait for
+        nothing.
+        """
+        awaited = {task.order.node for task in self.late.waiting.values()}
+        for row in folded.late:
+            if row.folded:
+                self.roster.answered_late(row.client)
+        for index, order in enumerate(plan.orders):
             entry = folded.found[index]
-            if isinstance(entry, Reply):
-                self.roster.answered(name, node)
-            elif not (closed_early and node in awaited):
+            if isinstance(entry, Reply) or entry.code in (Refusal.MERGED, Refusal.NOT_UNMASKED):
+                self.roster.answered(order.name, order.node)
+            elif not (closed_early and order.node in awaited):
                 silent = index in folded.silent
-                self.roster.failed(name, node, plan.round, entry, silent=silent)
+                self.roster.failed(order.name, order.node, plan.round, entry.reason, silent=silent)
 
-    def _compare_code(self, name: str, reply: Reply) -> None:
-        """Say once when a client runs other code than the server."""
-        if reply.source != source_fingerprint() and reply.source_root not in self._other_code:
-            self._other_code.add(reply.source_root)
-            self.progress.note(
-                f"client {name} runs other code than the server, from {reply.source_root!r}: a "
-                "local SuperLink started from another folder keeps that folder's packages; "
-                "`superfednas stop` ends it",
-                "other-code",
-                client=name,
-                source=reply.source_root,
-            )
-
-    def _evaluate(self, number: int, rungs: list[Row]) -> None:
-        """Evaluate the ladder here where the server has data, else take the clients' ``rungs``."""
+    def _evaluate(self, row: RoundRow, scores: Sequence[Report]) -> None:
+        """Evaluate the ladder here if the server has data, else add up the clients' ``scores``."""
+        number, replies = row.round, len(row.accepted)
+        counted: tuple[int | None, int | None] = (None, None)
         if self.data is not None:
             rungs = score_ladder(
                 self.space,
@@ -437,30 +382,16 @@ class SupernetStrategy(Strategy):
             )
             trained, where = number, "server"
         else:
-            # Clients score what they received: the state before this round's training.
+            # Clients score the weights they received: the state before this round's training.
             trained, where = number - 1, "clients"
+            rungs = fuse_ladder(self.space, self.ladder, scores)
+            counted = sum(map(bool, scores)), replies
+            if replies and all(client.loss is None for client in row.accepted):
+                self._telling.no_scores(number, replies)
         if rungs:
-            evaluation = {
-                "kind": "evaluation",
-                "round": number,
-                "trained_rounds": trained,
-                "where": where,
-                "split": "validation",
-                "ladder": rungs,
-            }
+            metric = self.space.task.metrics[0].described()
+            evaluation = EvaluationRow(
+                "evaluation", number, trained, where, "validation", tuple(rungs), metric, *counted
+            )
             self._record(evaluation)
             self.progress.evaluation(evaluation)
-
-    # Flower's evaluation exchange is not used: it costs seconds a round in deployment.
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Return nothing: clients evaluate within the training exchange."""
-        return []
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Return nothing."""
-        return None

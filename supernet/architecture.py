@@ -1,4 +1,4 @@
-"""What a point of a search space is: frozen, hashable, and a short JSON text."""
+"""Points of a search space: frozen, hashable, and a short JSON text."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 Shape = tuple[int, ...]
+_HUGE = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,33 @@ class Architecture:
     def shapes_within(self, supernet: Mapping[str, Shape]) -> dict[str, Shape]:
         """Names and shapes of this subnet inside a supernet, from the supernet's shapes alone.
 
-        Optional: it lets :func:`supernet.slicing.extract` cut a state without its space at hand.
+        Optional: it lets :func:`superfednas.supernet.boxes.extract` cut a state without its
+        space at hand.
         """
         raise TypeError(
             f"{type(self).__name__} cannot be located without its space: "
             "pass space.shapes(arch) or space.boxes(arch) instead of the architecture"
         )
+
+
+# What its fields may hold
+
+
+def is_list(value: object) -> bool:
+    """Say whether a field holds a list, as JSON and callers write them."""
+    return isinstance(value, list | tuple)
+
+
+def is_number(value: object) -> bool:
+    """Say whether a field holds a number of ordinary size."""
+    # Compared, not converted: JSON may hold integers that no float can.
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_HUGE < value < _HUGE  # false for NaN
+    )
+
+
+def is_whole(value: Any) -> bool:
+    """Say whether a field holds a whole number from 0, be it written as 2 or as 2.0."""
+    return is_number(value) and bool(value == int(value) and value >= 0)

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from supernet.architecture import Architecture, Shape
+from superfednas.supernet.architecture import Architecture, Shape
+
+FLOAT_BYTES = 4
+"""Bytes of a float32."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,12 @@ class Block:
     macs, params
         Its exact cost for one image, and its parameters.
     activations
-        The most numbers alive at once while it runs on one image (:mod:`supernet.liveness`).
+        The most numbers alive at once while it runs on one image
+        (:mod:`superfednas.supernet.activations`).
     module
         Constructs it, parameters left as torch makes them.
+    stored
+        What its weights take in a file, in bytes; None for float32.
     """
 
     name: str
@@ -42,6 +48,12 @@ class Block:
     params: int
     activations: int
     module: Callable[[], nn.Module] = field(compare=False, repr=False)
+    stored: int | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take in a file, in bytes."""
+        return FLOAT_BYTES * self.params if self.stored is None else self.stored
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,13 @@ Running statistics of a supernet belong to no subnet, so none are kept in traini
     evaluation each subnet's own statistics are measured once by :func:`calibrate`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from superfednas.tasks import Inputs
 
 NORMS = ("group", "none", "batch")
 GROUP_CHANNELS = 8
@@ -76,8 +78,39 @@ def needs_calibration(module: nn.Module) -> bool:
     return any(isinstance(layer, StaticBatchNorm2d) for layer in module.modules())
 
 
+def measured_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a network's tensors by name, the statistics that :func:`calibrate` measured included.
+
+    Those of a layer are ``<layer>.mean`` and ``<layer>.variance``.
+    """
+    state = dict(module.state_dict())
+    for name, layer in module.named_modules():
+        if isinstance(layer, StaticBatchNorm2d) and layer.mean is not None:
+            assert layer.variance is not None
+            state |= {f"{name}.mean": layer.mean, f"{name}.variance": layer.variance}
+    return state
+
+
+def load_measured_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load what :func:`measured_state` returned; the module is in evaluation mode afterwards.
+
+    Raises
+    ------
+    KeyError
+        Where statistics of a layer are missing.
+    RuntimeError
+        Where other tensors are missing or superfluous.
+    """
+    rest = dict(state)
+    for name, layer in module.named_modules():
+        if isinstance(layer, StaticBatchNorm2d):
+            layer.mean, layer.variance = rest.pop(f"{name}.mean"), rest.pop(f"{name}.variance")
+    module.load_state_dict(rest)
+    module.eval()
+
+
 @torch.no_grad()
-def calibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+def calibrate(module: nn.Module, batches: Iterable[Inputs]) -> None:
     """Measure a subnet's static batch norm statistics: plain means over ``batches``.
 
     Parameters
@@ -85,7 +118,7 @@ def calibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     module
         The subnet; left in evaluation mode. Without static batch norm nothing is run.
     batches
-        Normalised images (N, C, H, W), at least one batch of at least two images.
+        Inputs as networks read them, at least one batch of at least two examples.
 
     Raises
     ------
@@ -102,7 +135,7 @@ def calibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     complete = False
     try:
         for batch in batches:
-            module(batch)
+            module(*batch)
         complete = True
     finally:
         measured = layers[0].batches
@@ -111,4 +144,4 @@ def calibrate(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             if not complete:
                 layer.mean = layer.variance = None
     if not measured:
-        raise ValueError("calibration needs at least one batch of images")
+        raise ValueError("calibration needs at least one batch of examples")

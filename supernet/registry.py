@@ -1,13 +1,15 @@
 """Search spaces by name, and anybody's own by ``module:Class``."""
 
-import importlib
+import json
 from inspect import isabstract
-from typing import Any
 
-from supernet.mobilenet import MOBILENETS
-from supernet.resnet import ResNet10To26, ResNetTiny
-from supernet.resnet_wide import ResNet10To26Wide
-from supernet.space import SearchSpace
+from superfednas.common.imports import import_object
+from superfednas.supernet.families.mobilenet.spaces import MOBILENETS
+from superfednas.supernet.families.resnet.spaces import ResNet10To26, ResNetTiny
+from superfednas.supernet.families.resnet.wide import ResNet10To26Wide
+from superfednas.supernet.space import SearchSpace
+from superfednas.tasks import Task, load_task
+from superfednas.tasks.images import Images
 
 _FAMILIES: tuple[type[SearchSpace], ...] = (
     ResNet10To26,
@@ -16,21 +18,6 @@ _FAMILIES: tuple[type[SearchSpace], ...] = (
     *MOBILENETS,
 )
 SPACES: dict[str, type[SearchSpace]] = {family.name: family for family in _FAMILIES}
-
-
-def import_object(reference: str, what: str) -> Any:
-    """Import ``module:name``.
-
-    Raises
-    ------
-    ValueError
-        Where the module or the name in it does not exist.
-    """
-    module_name, _, attribute = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{what} {reference!r} cannot be imported: {error}") from error
 
 
 def space_class(name: str) -> type[SearchSpace]:
@@ -50,7 +37,7 @@ def space_class(name: str) -> type[SearchSpace]:
     if isabstract(found):
         raise ValueError(f"space {name!r} lacks {', '.join(sorted(found.__abstractmethods__))}")
     if not (isinstance(found, type) and issubclass(found, SearchSpace)):
-        raise ValueError(f"space {name!r} is no subclass of supernet.SearchSpace")
+        raise ValueError(f"space {name!r} is no subclass of superfednas.supernet.SearchSpace")
     return found
 
 
@@ -61,8 +48,22 @@ def load_space(
     in_channels: int = 3,
     image_size: int = 32,
     norm: str = "group",
+    task: Task | str = "",
+    task_options: str = "",
 ) -> SearchSpace:
-    """Return a search space for given images, classes and norm (see :class:`SearchSpace`)."""
-    return space_class(name)(
-        num_classes=num_classes, in_channels=in_channels, image_size=image_size, norm=norm
-    )
+    """Return a search space for a task and norm (see :class:`SearchSpace`).
+
+    Parameters
+    ----------
+    num_classes, in_channels, image_size
+        Of the images, where the task is their classification.
+    task, task_options
+        In their place another task: itself, or its name with its options as JSON.
+    """
+    kind = space_class(name)
+    if not isinstance(task, Task):
+        if task in ("", Images.name):
+            task = Images(num_classes, in_channels, image_size)
+        else:
+            task = load_task(task, json.loads(task_options or "{}"))
+    return kind(task, norm)

@@ -1,29 +1,39 @@
-"""What a search space is: one class that names, counts, builds and initialises its subnets.
+"""The search space: one class that names, counts, builds and initialises its subnets.
 
 A family needs three things: the number of choices of each gene (``genes``), the architecture that
 a vector of choices stands for (``decode``), and the plain module of an architecture (``module``).
 All else has a default that reads the module on torch's meta device: right, but milliseconds a call.
-A family that is searched or trained in earnest overrides ``shapes``, ``macs`` and ``params`` in
-closed form; :func:`supernet.check.check_space` holds the two against each other.
+A family that is searched or trained in earnest names its ``axes``, and overrides ``macs`` and
+``params`` in closed form; :func:`superfednas.supernet.contract.check_space` holds the two against
+each other.
 """
 
 import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from supernet.architecture import Architecture, Shape
-from supernet.chain import Block, Chain
-from supernet.liveness import peak_activations
-from supernet.norms import NORMS
-from supernet.slicing import Boxes, inside, prefix_boxes
-from supernet.streams import Purpose, stream
+from superfednas.common.streams import Purpose, stream
+from superfednas.supernet.activations import peak_activations
+from superfednas.supernet.architecture import Architecture, Shape
+from superfednas.supernet.axes import (
+    Axes,
+    Trait,
+    boxes_of_axes,
+    lies_within,
+    shapes_of_axes,
+    weight_bytes,
+)
+from superfednas.supernet.boxes import Boxes, inside, prefix_boxes
+from superfednas.supernet.chain import FLOAT_BYTES, Block, Chain
+from superfednas.supernet.norms import NORMS
+from superfednas.tasks import Task
 
 State = dict[str, torch.Tensor]
 _ENUMERABLE = 200_000
@@ -34,36 +44,19 @@ class SearchSpace(ABC):
 
     Parameters
     ----------
-    num_classes, in_channels, image_size
-        What the networks read and answer: images (N, in_channels, image_size, image_size), logits
-        (N, num_classes).
+    task
+        What the networks read and answer.
     norm
-        One of :data:`supernet.norms.NORMS`.
+        One of :data:`superfednas.supernet.norms.NORMS`.
     """
 
     name: ClassVar[str] = ""
     architecture: ClassVar[type[Architecture]]
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int = 32,
-        norm: str = "group",
-    ) -> None:
-        for key, value, least in (
-            ("num_classes", num_classes, 2),
-            ("in_channels", in_channels, 1),
-            ("image_size", image_size, 8),
-        ):
-            if value < least:
-                raise ValueError(f"{key} = {value}: must be at least {least}")
+    def __init__(self, task: Task, norm: str = "group") -> None:
         if norm not in NORMS:
             raise ValueError(f"norm = {norm!r}: must be one of {', '.join(NORMS)}")
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.image_size = image_size
+        self.task = task
         self.norm = norm
 
     # What a family defines
@@ -150,15 +143,51 @@ class SearchSpace(ABC):
             module = self.module(arch)
         return module.to_empty(device="cpu")
 
+    # Where its tensors lie
+
+    def axes(self, arch: Architecture) -> Axes | None:
+        """Name the axis of every dimension of every tensor, in ``state_dict`` order.
+
+        Shapes, boxes and windows that roll follow from it. A space that names none has the shapes
+        of its modules, and leading parts for boxes.
+        """
+        return None
+
+    @functools.cached_property
+    def _whole(self) -> Axes:
+        return self.axes(self.largest) or {}
+
     def shapes(self, arch: Architecture) -> dict[str, Shape]:
         """Return name to shape of every parameter, in ``state_dict`` order."""
+        axes = self.axes(arch)
+        if axes is not None:
+            return shapes_of_axes(axes)
         with torch.device("meta"):
             state = self.module(arch).state_dict()
         return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def boxes(self, arch: Architecture) -> Boxes:
-        """Where each tensor of a subnet lies in the supernet's: the leading part by default."""
-        return prefix_boxes(self.shapes(arch))
+        """Where each tensor of a subnet lies in the supernet's; the leading part without axes."""
+        axes = self.axes(arch)
+        return prefix_boxes(self.shapes(arch)) if axes is None else boxes_of_axes(axes, self._whole)
+
+    @functools.cached_property
+    def _boxes(self) -> Callable[[Architecture], Boxes]:
+        return functools.lru_cache(maxsize=8)(self.boxes)  # one outer subnet is asked of many
+
+    def traits(self, arch: Architecture) -> dict[str, Trait]:
+        """Return the choices of a network that have no geometry, by name (``layer0.bits``)."""
+        return {}
+
+    def within(self, outer: Architecture, inner: Architecture) -> Boxes | None:
+        """Say where a subnet lies in the tensors of another one; None where it is not all there."""
+        if not lies_within(self.traits(inner), self.traits(outer)):
+            return None
+        return inside(self.boxes(inner), self._boxes(outer))
+
+    def contains(self, outer: Architecture, inner: Architecture) -> bool:
+        """Say whether a subnet lies inside another one: all its tensors, whole, and its traits."""
+        return self.within(outer, inner) is not None
 
     # Elastic output widths, for methods that know no other dimension (HeteroFL, FjORD, FedRolex)
 
@@ -195,9 +224,12 @@ class SearchSpace(ABC):
         Raises
         ------
         ValueError
-            Where the space has no elastic output widths.
+            Where the space has no elastic output widths, or names no axes.
         """
-        raise ValueError(f"the space {self.name!r} has no windows that could roll")
+        axes = self.axes(arch)
+        if axes is None or not self.width_shares:
+            raise ValueError(f"the space {self.name!r} has no windows that could roll")
+        return boxes_of_axes(axes, self._whole, shift)
 
     def most_inside(self, outer: Architecture) -> list[int]:
         """Return the largest choice of every gene with which a subnet still lies in ``outer``.
@@ -207,12 +239,11 @@ class SearchSpace(ABC):
         """
         if outer == self.largest:
             return [count - 1 for count in self.genes]
-        boxes = self.boxes(outer)
         choices = [0] * len(self.genes)
         for gene, count in enumerate(self.genes):
             for choice in range(count - 1, 0, -1):
                 tried = [*choices[:gene], choice, *choices[gene + 1 :]]
-                if inside(self.boxes(self.decode(tried)), boxes) is not None:
+                if self.contains(outer, self.decode(tried)):
                     choices = tried
                     break
         return choices
@@ -233,10 +264,9 @@ class SearchSpace(ABC):
         choices = [int(rng.integers(choice + 1)) for choice in most]
         if outer == self.largest:
             return self.decode(choices)
-        boxes = self.boxes(outer)
         # Choices that fit alone need not fit together: a stage without its narrow last layer hands
         # on more channels.
-        while inside(self.boxes(arch := self.decode(choices)), boxes) is None:
+        while not self.contains(outer, arch := self.decode(choices)):
             choices[int(rng.choice([gene for gene, choice in enumerate(choices) if choice]))] -= 1
         return arch
 
@@ -244,15 +274,22 @@ class SearchSpace(ABC):
         """Return the number of parameters."""
         return sum(math.prod(shape) for shape in self.shapes(arch).values())
 
+    def weight_bytes(self, arch: Architecture) -> int:
+        """Return what the weights take in a file: float32, but for what traits make smaller."""
+        traits = self.traits(arch)
+        if traits:
+            return weight_bytes(self.shapes(arch), traits)
+        return FLOAT_BYTES * self.params(arch)
+
     def macs(self, arch: Architecture) -> int:
-        """Multiply-accumulates of convolutions and linear layers for one image."""
+        """Multiply-accumulates of convolutions and linear layers for one example."""
         return count_macs(self, arch)
 
     def activations(self, arch: Architecture) -> int:
-        """Return the most numbers alive at once for one image (:mod:`supernet.liveness`)."""
+        """Return the most numbers alive at once for one image (see ``activations``)."""
         with torch.device("meta"):
             module = self.module(arch)
-        return peak_activations(module, (self.in_channels, self.image_size, self.image_size))
+        return peak_activations(module, self.task.example(2, "meta"))
 
     def blocks(self, arch: Architecture) -> tuple[Block, ...]:
         """Return the pieces that a network is counted and timed by, from the image on.
@@ -262,10 +299,11 @@ class SearchSpace(ABC):
         """
         whole = Block(
             name=arch.to_json(),
-            inputs=(self.in_channels, self.image_size, self.image_size),
+            inputs=next(iter(self.task.inputs.values())).shape,
             macs=self.macs(arch),
             params=self.params(arch),
             activations=self.activations(arch),
+            stored=self.weight_bytes(arch),
             module=functools.partial(self.module, arch),
         )
         return (whole,)
@@ -274,7 +312,8 @@ class SearchSpace(ABC):
         """Return an architecture's network, made of the modules of its :meth:`blocks`.
 
         A family that defines smaller blocks defines this too, so that networks can share them in
-        memory (:mod:`deploy.elastic`). The network's tensors are its blocks', in their order.
+        memory (:mod:`superfednas.deploy.device.elastic`). The network's tensors are its blocks',
+        in their order.
         """
         (whole,) = blocks
         return whole
@@ -288,7 +327,8 @@ class SearchSpace(ABC):
         """Return what a regression sees of an architecture: (features,), float.
 
         By default, for every tensor of the supernet: whether it is there, its share of the
-        supernet's numbers, and the share's logarithm. A :attr:`chain` has its own.
+        supernet's numbers, and the share's logarithm; then the level of every trait. A
+        :attr:`chain` has its own.
         """
         if self.chain is not None:
             row: np.ndarray = self.chain.features(np.array([self.chain.locate(arch)]))[0]
@@ -298,6 +338,8 @@ class SearchSpace(ABC):
         for name, shape in self._supernet_shapes.items():
             share = math.prod(shapes[name]) / math.prod(shape) if name in shapes else 0.0
             seen += [float(share > 0), share, math.log(share) if share else 0.0]
+        traits = self.traits(arch)
+        seen += [traits[n].level if n in traits else 0.0 for n in self.traits(self.largest)]
         return np.array(seen)
 
     @functools.cached_property
@@ -341,8 +383,8 @@ def count_macs(space: SearchSpace, arch: Architecture) -> int:
 
     with torch.device("meta"):
         module = space.module(arch).train()
-        # Two images: batch statistics of one value a channel are refused.
-        images = torch.empty(2, space.in_channels, space.image_size, space.image_size)
+        # Two examples: batch statistics of one value a channel are refused.
+        inputs = space.task.example(2, "meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(images)
+        module(*inputs)
     return int(counter.get_total_flops()) // 4

@@ -24,7 +24,7 @@ CALLS = {
     ],
     "flwr.clientapp.client_app": ["ClientApp.__call__"],
     "flwr.superlink.grid.grpc_grid": ["GrpcGrid.push_messages", "GrpcGrid.pull_messages"],
-    "client.subnet_client": ["SubnetClient.fit"],
+    "superfednas.client.subnet_client": ["SubnetClient.fit"],
 }
 # What is noted before it has ended, since its process leaves without coming back.
 ENDLESS = {"run_clientapp"}

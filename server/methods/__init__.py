@@ -1,17 +1,24 @@
-"""The methods: each is a configuration of the one strategy, in a small file of its own."""
+"""The methods: each a small file of its own."""
 
-from server.assignment import Policy
-from server.methods import efedsup, fedavg, fedrolex, fedsup, fjord, heterofl, maxnet
-from server.methods.method import Method
+from superfednas.server.assign.policies import POLICIES, Policy
+from superfednas.server.assign.widths import RollingWidthLevels, WidthLevels
+from superfednas.server.methods.base import Method
+from superfednas.server.methods.efedsup import EFedSup
+from superfednas.server.methods.fedavg import FedAvg
+from superfednas.server.methods.fedrolex import FedRolex
+from superfednas.server.methods.fedsup import FedSup
+from superfednas.server.methods.fjord import FjORD
+from superfednas.server.methods.heterofl import HeteroFL
+from superfednas.server.methods.maxnet import MaxNet
 
-METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD
-    for module in (maxnet, fedavg, fedsup, efedsup, heterofl, fjord, fedrolex)
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (MaxNet, FedAvg, FedSup, EFedSup, HeteroFL, FjORD, FedRolex)
 }
-METHOD_POLICIES: dict[str, type[Policy]] = {
-    "width-levels": heterofl.WidthLevels,
-    "rolling-width-levels": fedrolex.RollingWidthLevels,
+ASSIGNMENTS: dict[str, type[Policy]] = {
+    **POLICIES,
+    "width-levels": WidthLevels,
+    "rolling-width-levels": RollingWidthLevels,
 }
-DEFAULT = maxnet.METHOD
+DEFAULT = MaxNet
 
-__all__ = ["DEFAULT", "METHODS", "METHOD_POLICIES", "Method"]
+__all__ = ["ASSIGNMENTS", "DEFAULT", "METHODS", "Method"]

@@ -1,14 +1,19 @@
 """FedSup: every client trains several subnets of the whole supernet at once."""
 
-from server.methods.method import Method
+from typing import ClassVar
 
-METHOD = Method(
-    name="fedsup",
-    source="Kim and Yun, algorithm 1",
-    sends="the whole supernet to everyone",
-    trains="3 subnets a step: largest, smallest, random; the largest teaches the others",
-    averages="all of it, by images",
-    settings={
+from superfednas.server.methods.base import Configured, StandsFor
+
+
+class FedSup(Configured):
+    """Everyone trains several subnets of the whole supernet in every step."""
+
+    name = "fedsup"
+    source = "Kim and Yun, algorithm 1"
+    sends = "the whole supernet to everyone"
+    trains = "3 subnets a step: largest, smallest, random; the largest teaches the others"
+    averages = "everything, weighted by images"
+    settings: ClassVar[StandsFor] = {
         "space": "mobilenetv1-tiny",
         "assignment": "fixed",
         "averaging": "overlap",
@@ -16,5 +21,4 @@ METHOD = Method(
         "local-subnets": "space",
         "subnets-per-step": 3,
         "distil": "on",
-    },
-)
+    }

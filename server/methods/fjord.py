@@ -1,13 +1,21 @@
-"""FjORD: ordered dropout, every step a width of those up to the client's own."""
+"""FjORD: ordered dropout; every step trains a width up to the client's own."""
 
-from server.methods.heterofl import METHOD as HETEROFL
-from server.methods.method import Method
+from typing import ClassVar
 
-METHOD = Method(
-    name="fjord",
-    source="arXiv 2102.13451",
-    sends="as HeteroFL",
-    trains="one width a step, drawn from the levels up to its own",
-    averages="what overlaps, by images",
-    settings={**HETEROFL.settings, "weighting": "examples", "local-subnets": "widths"},
-)
+from superfednas.server.methods.base import Configured, StandsFor
+from superfednas.server.methods.heterofl import HeteroFL
+
+
+class FjORD(Configured):
+    """Everyone trains, at each step, one of the widths up to its own."""
+
+    name = "fjord"
+    source = "arXiv 2102.13451"
+    sends = "as HeteroFL"
+    trains = "one width a step, drawn from the levels up to its own"
+    averages = "what overlaps, weighted by images"
+    settings: ClassVar[StandsFor] = {
+        **HeteroFL.settings,
+        "weighting": "examples",
+        "local-subnets": "widths",
+    }

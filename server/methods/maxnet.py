@@ -1,15 +1,20 @@
-"""MaxNet, the default: what ``auto`` stands for where a method says nothing else."""
+"""MaxNet, the default: the values of ``auto`` unless a method sets others."""
 
-from server.methods.method import Method
-from supernet.wire import DEFAULT_SPACE
+from typing import ClassVar
 
-METHOD = Method(
-    name="maxnet",
-    source="SuperFedNAS, arXiv 2301.10879",
-    sends="largest and smallest in turns, others at random",
-    trains="what it got",
-    averages="what overlaps; the largest weighs β",
-    settings={
+from superfednas.server.methods.base import Configured, StandsFor
+from superfednas.wire.order import DEFAULT_SPACE
+
+
+class MaxNet(Configured):
+    """The paper's method; the default."""
+
+    name = "maxnet"
+    source = "SuperFedNAS, arXiv 2301.10879"
+    sends = "largest and smallest in turn, others at random"
+    trains = "what it received"
+    averages = "what overlaps; the largest has weight β"
+    settings: ClassVar[StandsFor] = {
         "space": DEFAULT_SPACE,
         "assignment": "tracking-sandwich",
         "averaging": "maxnet",
@@ -17,5 +22,4 @@ METHOD = Method(
         "local-subnets": "received",
         "subnets-per-step": 1,
         "distil": "off",
-    },
-)
+    }

@@ -1,0 +1,1 @@
+"""The worker: a node's long-lived process that holds torch and the data."""

@@ -1,0 +1,1 @@
+"""Common ground: settings, files, random streams; what knows nothing of neural networks."""

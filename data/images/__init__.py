@@ -1,0 +1,1 @@
+"""Images: decoding, augmentation, and the readers of each kind of source."""

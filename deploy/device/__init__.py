@@ -1,0 +1,1 @@
+"""A device: a subnet as a file that runs elsewhere."""

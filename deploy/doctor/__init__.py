@@ -1,0 +1,1 @@
+"""The doctor: what is wrong, and the remedy."""

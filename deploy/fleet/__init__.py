@@ -1,0 +1,1 @@
+"""A fleet: a SuperLink and its nodes."""

@@ -1,0 +1,1 @@
+"""Costs: what a subnet requires of a device."""

@@ -1,0 +1,1 @@
+"""Engines: exact search, evolution, and the choice between them."""

@@ -1,0 +1,1 @@
+"""Scores: how good a subnet is, measured, predicted, or without weights."""

@@ -1,0 +1,1 @@
+"""Records of a run: its folder, its plans, and what is asked of it later."""

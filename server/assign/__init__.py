@@ -1,0 +1,1 @@
+"""Assignment: which client trains which subnet."""

@@ -1,0 +1,1 @@
+"""Averages: how replies merge into the next supernet."""

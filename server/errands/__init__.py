@@ -1,0 +1,1 @@
+"""Errands: what nodes are asked besides training."""

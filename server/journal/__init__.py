@@ -1,0 +1,1 @@
+"""The journal: what a run reports of itself."""

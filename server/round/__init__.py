@@ -1,0 +1,1 @@
+"""One round: orders out, replies in, checked and folded."""

@@ -1,0 +1,1 @@
+"""The MobileNetV1 family: elastic depth, width and kernel size."""

@@ -1,0 +1,1 @@
+"""The ResNet family: SuperFedNAS's space and its relatives."""
