@@ -66,6 +66,9 @@ class Refusal(StrEnum):
     UNTRUSTED_CODE = "untrusted-code"  # a file names a module that nobody has trusted
 
 
+# What is refused with these, with others, for no fault of its own
+BLAMELESS = frozenset({Refusal.MERGED, Refusal.NOT_UNMASKED})
+
 _FLOWER = {
     ErrorCode.UNKNOWN: Refusal.FLOWER_ERROR,
     ErrorCode.LOAD_FAILED: Refusal.LOAD_FAILED,

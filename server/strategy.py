@@ -18,7 +18,7 @@ from superfednas.common.malloc import keep_freed_memory
 from superfednas.data import Dataset
 from superfednas.records.checkpoint import Checkpoint
 from superfednas.records.folder import RunFolder
-from superfednas.records.refusals import Refusal, Refused
+from superfednas.records.refusals import BLAMELESS, Refusal, Refused
 from superfednas.records.releases import released
 from superfednas.records.rows import EvaluationRow, RoundRow, Row
 from superfednas.server.assign.policies import Policy
@@ -159,23 +159,25 @@ class SupernetStrategy:
         RosterError
             If there are not enough nodes.
         TrainingStalled
-            If three rounds in a row bring no usable reply.
+            If three rounds in a row bring no usable reply, or no round does.
         """
         keep_freed_memory()
         self.state = state
         rounds = self.settings.rounds
         self.progress.start(first, rounds)
-        failed = 0
+        failed = idle = 0
         try:
             if first == 1:
                 self._checkpoint(0)
             for number in range(first, rounds + 1):
                 row = self._round(number, grid)
-                failed = 0 if row.accepted else failed + 1
+                idle += not row.accepted
+                searching = self._secure is not None and self._secure.searching
+                failed = 0 if row.accepted else failed + (not searching)
                 if failed == _FAILED_ROUNDS:
                     raise TrainingStalled(failed, self._last_refusals)
-            if failed == rounds:  # a short run that has trained nothing
-                raise TrainingStalled(failed, self._last_refusals)
+            if idle == rounds:  # a run that has trained nothing
+                raise TrainingStalled(idle, self._last_refusals)
         finally:
             self.progress.stop()
             if self.run_folder is not None:
@@ -361,7 +363,7 @@ class SupernetStrategy:
                 self.roster.answered_late(row.client)
         for index, order in enumerate(plan.orders):
             entry = folded.found[index]
-            if isinstance(entry, Reply) or entry.code in (Refusal.MERGED, Refusal.NOT_UNMASKED):
+            if isinstance(entry, Reply) or entry.code in BLAMELESS:
                 self.roster.answered(order.name, order.node)
             elif not (closed_early and order.node in awaited):
                 silent = index in folded.silent

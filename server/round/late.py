@@ -1,11 +1,13 @@
 """The end of a round, and the replies that arrive after it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message
 
 from superfednas.records.refusals import Refusal, Refused
+from superfednas.records.rows import LateRow
 from superfednas.server.round.check import BadReply, Reply, check_reply
+from superfednas.server.round.exchange import Late
 from superfednas.server.round.orders import Order, RoundPlan
 
 
@@ -72,3 +74,15 @@ def check_late(task: LateTask, message: Message, wire_dtype: str) -> Reply | Ref
         return check_reply(message, task.plan.expected(task.order, wire_dtype))
     except BadReply as error:
         return error.refused
+
+
+def dropped(late: Late[LateTask], wire_dtype: str) -> list[LateRow]:
+    """Take the replies to earlier rounds, none of which is folded; return a row for each."""
+    rows = []
+    for task, message in late.take():
+        reply = check_late(task, message, wire_dtype)
+        row = LateRow(task.order.name, task.plan.round)
+        if isinstance(reply, Refused):
+            row = replace(row, refusal=reply.code, reason=reply.reason)
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row.round, row.client))

@@ -13,33 +13,32 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from superfednas.common.settings import Scalar
-from superfednas.records.refusals import Refusal, Refused
-from superfednas.records.rows import LateRow
+from superfednas.records.refusals import BLAMELESS, Refusal, Refused
 from superfednas.server.journal.progress import Note
 from superfednas.server.round.bound import Bounds
 from superfednas.server.round.check import BadReply, Reply, check_reply, is_silence
 from superfednas.server.round.exchange import Late, exchange
 from superfednas.server.round.fold import Folded
-from superfednas.server.round.late import Closing, LateTask, check_late
+from superfednas.server.round.late import Closing, LateTask, dropped
 from superfednas.server.round.orders import SUPERNET, RoundPlan
 from superfednas.server.secure.answers import Recovery, Shared, distrusted_in, keys_in, shares_in
+from superfednas.server.secure.questions import questions
+from superfednas.server.secure.suspects import Suspects
 from superfednas.server.secure.total import MaskedSum
 from superfednas.server.settings import Settings
 from superfednas.supernet import SearchSpace, State
 from superfednas.wire.flat import MASKED
-from superfednas.wire.order import CONFIG, PROTOCOL
+from superfednas.wire.order import CONFIG
 from superfednas.wire.secure.cells import FEW
 from superfednas.wire.secure.parties import (
     KEYS,
     MEMBERS,
     PARTIES,
-    SESSION,
     SHARES,
-    STAGE,
     SURVIVORS,
     UNMASK,
     Parties,
@@ -82,6 +81,11 @@ class SecureRounds:
         Where the replies to earlier rounds arrive.
     note
         Called with a sentence for every answer that is refused, and every round that is given up.
+
+    Attributes
+    ----------
+    searching
+        Whether the last round was spoilt by somebody whom the next ones can do without.
     """
 
     def __init__(
@@ -96,6 +100,8 @@ class SecureRounds:
         self._late, self._note = late, note
         self._session = 0
         self._left_out: dict[str, tuple[int, Refused]] = {}  # name to the last round without it
+        self._suspects = Suspects()
+        self.searching = False
         self._told = False
 
     def begin(self, grid: Grid, plan: RoundPlan, messages: Sequence[Message]) -> list[int]:
@@ -116,7 +122,8 @@ class SecureRounds:
         self._now = now = _Now(grid, plan)
         # It rises over a resumed run's restarts, too: clients answer each session once.
         self._session = max(self._session + 1, time.time_ns() // 1_000_000)
-        clean = [index for index in range(len(plan.orders)) if not self._left(index)]
+        self.searching = False
+        clean = self._in_turn([i for i in range(len(plan.orders)) if not self._left(i)])
         keys = dict(self._ask(clean, KEYS, lambda _: {}, lambda _, reply: keys_in(reply)))
         now.places = sorted(keys)
         if not self._enough(len(keys), FEW, now.places, "have told keys"):
@@ -217,7 +224,11 @@ class SecureRounds:
                 merged = self._unmasked(now.total, state, sorted(numbers[i] for i in there))
                 if merged is not None:
                     after, left_out = merged
-        return Folded({SUPERNET: after}, now.found, now.silent, {}, self._late_rows(), left_out)
+        blameless = sum(isinstance(e, Reply) or e.code in BLAMELESS for e in now.found.values())
+        left = blameless - (blameless == len(now.found))
+        self.searching = after is state and left >= FEW
+        late = dropped(self._late, MASKED)
+        return Folded({SUPERNET: after}, now.found, now.silent, {}, late, left_out)
 
     def _unmasked(
         self, total: MaskedSum, state: State, survivors: list[int]
@@ -245,7 +256,7 @@ class SecureRounds:
         answered = 0
         for _ in self._ask(places, UNMASK, question, take, recovery.complete, keep=True):
             answered += 1
-        names = ", ".join(now.plan.orders[index].name for index in places)
+        names = ", ".join(self._names(places))
         if not recovery.complete():
             spoilers = [now.places[number] for number in sorted(recovery.spoilt)]
             for index in spoilers:
@@ -255,6 +266,8 @@ class SecureRounds:
                 Refusal.NOT_UNMASKED,
                 f"the sum of {names} could not be unmasked, with answers of {answered} clients",
             )
+            if not spoilers:
+                self._suspect(places)
             return None
         total.unmask(survivors, tiers, recovery.secrets)
         merged = total.merged(state, survivors, tiers)
@@ -265,7 +278,9 @@ class SecureRounds:
                 f"the sum of the changes of {names} is longer than secure-clip allows: one of them "
                 "has not clipped its change, or has masked it wrongly",
             )
+            self._suspect(places)
             return None
+        self._suspects.clear(self._names(places))
         left_out = total.left_out(tiers)
         if left_out and not self._told:
             self._told = True
@@ -278,6 +293,25 @@ class SecureRounds:
                 left_out=left_out,
             )
         return merged, left_out
+
+    def _names(self, places: Iterable[int]) -> list[str]:
+        return [self._now.plan.orders[index].name for index in places]
+
+    def _in_turn(self, places: Sequence[int]) -> list[int]:
+        """Return those that a round takes while it is not known who has spoilt the last ones."""
+        waiting = self._suspects.without(self._names(places), self._now.plan.round)
+        left = [i for i in places if self._now.plan.orders[i].name in waiting]
+        if left:
+            names, why = ", ".join(self._names(left)), "until it is known who spoils the sums"
+            self._give_up(left, Refusal.NOT_UNMASKED, f"{names}: left out {why}", "goes on")
+        return [index for index in places if index not in left]
+
+    def _suspect(self, places: Sequence[int]) -> None:
+        """Suspect those whose sum is spoilt; leave out who alone can have spoilt it."""
+        alone = self._suspects.spoil(self._names(places))
+        for index in places:
+            if self._now.plan.orders[index].name == alone:
+                self._leave_out(index, "it has spoilt the sum of clients that had spoilt none")
 
     def _leave_out(self, index: int, why: str) -> None:
         """Refuse a client that has spoilt a round, in the rounds to come, too."""
@@ -310,26 +344,7 @@ class SecureRounds:
         Who does not answer, or badly, is refused; with ``keep``, its masked change still counts.
         """
         now, s = self._now, self._settings
-        messages = [
-            Message(
-                RecordDict(
-                    {
-                        CONFIG: ConfigRecord(
-                            {
-                                "protocol": PROTOCOL,
-                                STAGE: stage,
-                                SESSION: self._session,
-                                **question(index),
-                            }
-                        )
-                    }
-                ),
-                dst_node_id=now.plan.orders[index].node,
-                message_type=MessageType.QUERY,
-                group_id=str(now.plan.round),
-            )
-            for index in places
-        ]
+        messages = questions(now.plan, places, self._session, stage, question)
         timeout = min(s.node_timeout, s.round_timeout)
         for position, reply in exchange(now.grid, messages, timeout, enough=enough):
             index = places[position]
@@ -351,10 +366,9 @@ class SecureRounds:
                 yield index, found
 
     def _refuse(self, index: int, refused: Refused, *, keep: bool = False) -> None:
-        now = self._now
+        now, event = self._now, "missing" if index in self._now.silent else "refused"
         if not keep:
             now.found[index] = refused
-        event = "missing" if index in now.silent else "refused"
         self._note(
             f"round {now.plan.round}: client {now.plan.orders[index].name} {event}: {refused}",
             event,
@@ -367,30 +381,20 @@ class SecureRounds:
     def _enough(self, there: int, least: int, places: Sequence[int], what: str) -> bool:
         """Return whether enough clients are left; else give up the round."""
         if there < least:
-            reason = f"{there} clients {what}: secure aggregation needs {least}"
-            self._give_up(places, Refusal.NOT_UNMASKED, reason)
+            why = f"{there} clients {what}: secure aggregation needs {least}"
+            self._give_up(places, Refusal.NOT_UNMASKED, why)
         return there >= least
 
-    def _give_up(self, places: Sequence[int], code: Refusal, reason: str) -> None:
-        """Give up the round: refuse those that are left, who have done nothing wrong."""
-        now = self._now
-        refused = Refused(code, reason)
+    def _give_up(
+        self, places: Sequence[int], code: Refusal, reason: str, what: str = "given up"
+    ) -> None:
+        """Refuse clients that have done nothing wrong, all that are left if the round is over."""
+        now, refused = self._now, Refused(code, reason)
         now.found.update(dict.fromkeys(places, refused))
         self._note(
-            f"round {now.plan.round}: given up: {refused}",
-            "given-up",
+            f"round {now.plan.round}: {what}: {refused}",
+            what.replace(" ", "-"),
             round=now.plan.round,
             refusal=code,
             reason=refused.reason,
         )
-
-    def _late_rows(self) -> list[LateRow]:
-        """Return a row for each reply to an earlier round, whose sum is closed."""
-        rows = []
-        for task, message in self._late.take():
-            row = LateRow(task.order.name, task.plan.round)
-            reply = check_late(task, message, MASKED)
-            if isinstance(reply, Refused):
-                row = replace(row, refusal=reply.code, reason=reply.reason)
-            rows.append(row)
-        return sorted(rows, key=lambda row: (row.round, row.client))

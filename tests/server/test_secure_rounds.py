@@ -192,17 +192,47 @@ def test_who_gives_false_shares_spoils_one_round_and_is_left_out_of_the_next() -
     assert second == {VICTIM: Refusal.PROTOCOL}
 
 
+def noise(reply: Message, order: Message) -> Message:
+    """Send numbers that were not masked as agreed."""
+    size = reply.content["arrays"]["subnet"].numpy().size
+    numbers = np.random.default_rng(0).integers(0, 2**32, size, np.uint32)
+    return spoil(reply, order, arrays=ArrayRecord({"subnet": Array(numbers)}))
+
+
 @pytest.mark.attack
 def test_numbers_that_were_not_masked_as_agreed_change_nothing() -> None:
-    def noise(reply: Message, order: Message) -> Message:
-        size = reply.content["arrays"]["subnet"].numpy().size
-        numbers = np.random.default_rng(0).integers(0, 2**32, size, np.uint32)
-        return spoil(reply, order, arrays=ArrayRecord({"subnet": Array(numbers)}))
-
     app = bad_client(noise, [1], [VICTIM])
     secure = train(FIVE | SECURE, app, clients=5, stalls=True)
     assert set(codes(secure).values()) == {Refusal.MERGED}
     assert same(secure.state, secure.space.init(3))
+
+
+@pytest.mark.attack
+def test_who_masks_wrongly_in_every_round_ends_no_run_and_is_named() -> None:
+    values = FIVE | SECURE | {"rounds": 12, "space": "resnet-tiny"}
+    secure = train(values, bad_client(noise, range(1, 13), [VICTIM]), clients=5)
+    found = [codes(secure, number) for number in range(12)]
+    named = {k for one in found for k, code in one.items() if code == Refusal.PROTOCOL}
+    assert named == {VICTIM}
+    assert set(found[-1]) <= named  # it is rested by then
+    assert [len(one) for one in found].count(5) <= 6
+    assert not same(secure.state, secure.space.init(3))
+
+
+@pytest.mark.attack
+def test_rounds_that_too_many_leave_end_no_run_once_those_are_rested() -> None:
+    values = FIVE | SECURE | {"rounds": 6, "space": "resnet-tiny", "max-failures": 3}
+    secure = train(values, silent("train", ["0", "1"]), clients=5)
+    assert [len(codes(secure, number)) for number in range(6)] == [5, 5, 5, 0, 0, 0]
+    assert len(rounds_of(secure)[3]["clients"]) == 3
+
+
+@pytest.mark.attack
+def test_three_clients_can_do_without_nobody_so_that_their_run_ends() -> None:
+    values = FIVE | SECURE | {"rounds": 5, "clients-per-round": 3, "space": "resnet-tiny"}
+    app = bad_client(noise, range(1, 6), [VICTIM])
+    secure = train(values, app, clients=3, stalls=True)
+    assert len(rounds_of(secure)) == 3
 
 
 @pytest.mark.attack
