@@ -23,10 +23,13 @@ PLANTED = (
 # What Python itself imports for -m, before anything of ours: only the script and -P keep it away.
 PLANTED_FIRST = ("contextlib", "threading", "types", "warnings", "superfednas")
 MARK = "open(__file__ + '.mark', 'w').close()\n"
+SCRIPT = [str(BIN / "superfednas")]
+MODULE = [sys.executable, "-m", "superfednas.cli"]
+SAFE = [sys.executable, "-P", "-m", "superfednas.cli"]
 WAYS = (
-    [str(BIN / "superfednas")],
-    [sys.executable, "-m", "superfednas.cli"],
-    [sys.executable, "-P", "-m", "superfednas.cli"],
+    pytest.param(SCRIPT, id="script"),
+    pytest.param(MODULE, id="module"),
+    pytest.param(SAFE, id="safe", marks=pytest.mark.slow),
 )
 VERBS = (
     ["doctor"],
@@ -62,10 +65,10 @@ def plant(folder: Path, names: Sequence[str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["script", "module", "safe"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
 def test_a_planted_module_is_not_run(tmp_path: Path, way: list[str], verb: list[str]) -> None:
-    folder = plant(tmp_path / "here", PLANTED if way == WAYS[1] else PLANTED + PLANTED_FIRST)
+    folder = plant(tmp_path / "here", PLANTED if way == MODULE else PLANTED + PLANTED_FIRST)
     (folder / "run").mkdir()
     done = called([*way, *verb], folder)
     assert "Traceback" not in done.stderr
@@ -124,13 +127,12 @@ def test_own_modules_are_asked_for_once_and_again_when_they_change(tmp_path: Pat
     assert MLP is not None
     (folder / "my_space.py").write_text(MLP[1] + MARK)
     mark = folder / "my_space.py.mark"
-    superfednas = WAYS[0]
     small = ["--rounds", "1", "--clients", "2", "--clients-per-round", "1", "--local-steps", "1"]
     own = ["--space", "my_space:MLPSpace", "--norm", "none", "--run-dir", "run"]
-    done = called([*superfednas, "train", *small, *own], folder)
+    done = called([*SCRIPT, "train", *small, *own], folder)
     assert done.returncode == 0, done.stderr
     mark.unlink()
-    search = [*superfednas, "search", "--score", "macs", "--run", "run"]
+    search = [*SCRIPT, "search", "--score", "macs", "--run", "run"]
 
     done = called(search, folder)  # who has trained it has trusted it
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,11 @@ from tests.support.processes import (
 )
 from tests.support.training import full_run
 
-pytestmark = [pytest.mark.processes, pytest.mark.attack("objects pushed to a real SuperLink")]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.slow,
+    pytest.mark.attack("objects pushed to a real SuperLink"),
+]
 
 VALUES = {
     "rounds": len(SPOILS),
