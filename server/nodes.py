@@ -34,6 +34,7 @@ from superfednas.wire.order import CONFIG, PROTOCOL
 
 _SAID = 3
 _ASK_AGAIN = 60.0  # seconds: as long as Flower considers a node online that has gone
+_HOPE = 10  # failed rounds in a row
 _SELDOM = 3600.0  # seconds between two questions to a node that never answers
 _REASONS = 10  # that an error repeats
 
@@ -115,6 +116,7 @@ class Roster:
         self._usable: dict[str, tuple[int, Client]] = {}
         self._seen: list[int] = []
         self._failures: Counter[str] = Counter()
+        self._last: dict[str, bool] = {}  # name to whether the reply to its last order was usable
         self._resting: dict[str, int] = {}  # name to the last round that it is left out of
         self._refused: dict[str, list[str]] = {}
         self.in_turn: set[int] = set()
@@ -213,14 +215,16 @@ class Roster:
 
     # Who answers
 
-    def answered(self, name: str, node: int) -> None:
-        """Record a usable reply of the node that has the name."""
+    def answered(self, name: str, node: int, *, used: bool = True) -> None:
+        """Record a reply of the node that has the name: usable by itself, and perhaps used."""
         if self._holders.get(name) == node:
             del self._failures[name]
+            self._last[name] = used
 
     def answered_late(self, name: str) -> None:
         """Record a reply to an earlier round that was used: the client is at work."""
         del self._failures[name]
+        self._last[name] = True
 
     def failed(
         self,
@@ -236,6 +240,7 @@ class Roster:
         ``silent`` says whether it did not answer at all. It keeps its name while it is online.
         """
         self._failures[name] += 1
+        self._last[name] = False
         if self.max_failures and self._failures[name] >= self.max_failures:
             self._resting[name] = round + self.rest_rounds
             self.note(
@@ -256,6 +261,15 @@ class Roster:
             return every
         awake = [name for name in every if self._resting.get(name, 0) < round]
         return awake or every
+
+    def hope(self, failed: int) -> bool:
+        """Return whether some node may still serve a run after rounds without a usable reply.
+
+        One whose last reply was usable may: those that fail have only been drawn before it. One
+        that was never asked may, too, for ten rounds: where all fail, that is soon enough.
+        """
+        last = [self._last.get(name) for name in self._usable]
+        return True in last or (failed < _HOPE and None in last)
 
     def state(self) -> dict[str, Any]:
         """Return which nodes have failed, which rest, and whose names are, for a checkpoint."""

@@ -159,7 +159,8 @@ class SupernetStrategy:
         RosterError
             If there are not enough nodes.
         TrainingStalled
-            If three rounds in a row bring no usable reply, or no round does.
+            If three rounds in a row bring no usable reply and nothing says that the next may, or no
+            round does.
         """
         keep_freed_memory()
         self.state = state
@@ -172,9 +173,9 @@ class SupernetStrategy:
             for number in range(first, rounds + 1):
                 row = self._round(number, grid)
                 idle += not row.accepted
-                searching = self._secure is not None and self._secure.searching
-                failed = 0 if row.accepted else failed + (not searching)
-                if failed == _FAILED_ROUNDS:
+                failed = 0 if row.accepted else failed + 1
+                hope = self.roster.hope(failed) or (self._secure and self._secure.searching)
+                if failed >= _FAILED_ROUNDS and not hope:
                     raise TrainingStalled(failed, self._last_refusals)
             if idle == rounds:  # a run that has trained nothing
                 raise TrainingStalled(idle, self._last_refusals)
@@ -364,7 +365,7 @@ class SupernetStrategy:
         for index, order in enumerate(plan.orders):
             entry = folded.found[index]
             if isinstance(entry, Reply) or entry.code in BLAMELESS:
-                self.roster.answered(order.name, order.node)
+                self.roster.answered(order.name, order.node, used=isinstance(entry, Reply))
             elif not (closed_early and order.node in awaited):
                 silent = index in folded.silent
                 self.roster.failed(order.name, order.node, plan.round, entry.reason, silent=silent)

@@ -177,6 +177,26 @@ def test_three_rounds_without_a_usable_reply_end_the_run() -> None:
         train({"rounds": 9}, bad_client(raising, range(10), "0123"))
 
 
+@pytest.mark.attack("a run in progress")
+@pytest.mark.parametrize("bad", [{"0", "2"}, {"0", "1", "2"}, {"0", "1", "3"}])
+def test_nodes_that_fail_end_no_run_in_which_another_is_usable(bad: set[str]) -> None:
+    """Rounds of one client: three in a row fall to bad ones sooner or later."""
+    values = {"rounds": 30, "clients-per-round": 1, "max-failures": 0}
+    strategy = train(values, bad_client(raising, range(31), bad))
+    asked = [c["client"] for row in rounds_of(strategy) for c in row["clients"]]
+    assert any(set(asked[k : k + 3]) <= bad for k in range(28))
+    assert len(asked) == 30
+
+
+def test_a_run_that_nobody_can_serve_any_more_ends_once_each_has_failed() -> None:
+    values = {"rounds": 60, "clients-per-round": 1, "max-failures": 0}
+    said = Quiet()
+    with pytest.raises(TrainingStalled):
+        train(values, bad_client(raising, range(20, 61), "0123"), progress=said)
+    rounds = sum("out of paper" in line for line in said.said)
+    assert 3 <= rounds < 30
+
+
 @pytest.mark.slow
 def test_rounds_without_a_usable_reply_change_nothing_and_count_only_in_a_row() -> None:
     recorder = Recorder(bad_client(raising, {1, 2, 4, 5}, "0123"))
