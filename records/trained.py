@@ -178,7 +178,8 @@ class Trained:
         """Return a scorer on the validation split (or a part of it), with its file of scores."""
         split = self.data.validation if split is None else split
         key = split.digest()
-        book = ScoreBook(self.score_file(key), weights=self.weights, data=key)
+        metrics = self.space.task.metrics
+        book = ScoreBook(self.score_file(key), weights=self.weights, data=key, metrics=metrics)
         return Measured(self.space, self.state, self.data, split, book=book, device=_device())
 
     def score(self, arch: Architecture, split: Split) -> Tally:
@@ -206,7 +207,7 @@ class Trained:
                 command = f"flwr run . --run-config \"score-run='{self.run.path}'\""
                 hint = f": the nodes have not scored yet ({command})"
             raise ScoreBookError(f"{str(path)!r} does not exist{hint}")
-        book = ScoreBook.open(path)
+        book = ScoreBook.open(path, self.space.task.metrics)
         if book.weights != self.weights:
             raise ScoreBookError(
                 f"{str(path)!r} holds scores of another supernet (weights {book.weights:.12}; "

@@ -1,6 +1,7 @@
 """Measured scores: each subnet is run on the same examples once, and the tally kept on disk."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from superfednas.common.damage import DAMAGE, loads
+from superfednas.common.damage import damage_of, loads
 from superfednas.data import Dataset, Split
 from superfednas.nas.score.tallies import score, subnet_module
 from superfednas.supernet import Architecture, SearchSpace
-from superfednas.tasks import Tally
+from superfednas.tasks import Metric, Tally
 from superfednas.tasks.images import ACCURACY, LOSS
 
 FORMAT = 2
@@ -37,6 +38,8 @@ class ScoreBook:
         Digest of the supernet's tensors.
     data
         Digest of the examples, or what stands for it where nodes measured.
+    metrics
+        What must be readable from the tallies of a file.
 
     Raises
     ------
@@ -44,8 +47,11 @@ class ScoreBook:
         If the file holds scores of other weights or other data, or is damaged.
     """
 
-    def __init__(self, path: Path | None, *, weights: str, data: str) -> None:
+    def __init__(
+        self, path: Path | None, *, weights: str, data: str, metrics: Sequence[Metric] = ()
+    ) -> None:
         self.path = path
+        self._metrics = metrics
         self.weights = weights
         self.data = data
         self._rows: dict[Architecture, Tally] = {}
@@ -53,10 +59,10 @@ class ScoreBook:
             self._read(path)
 
     @classmethod
-    def open(cls, path: Path) -> "ScoreBook":
+    def open(cls, path: Path, metrics: Sequence[Metric] = ()) -> "ScoreBook":
         """Open an existing file, whatever it was measured on."""
         header = _header(path)
-        return cls(path, weights=header["weights"], data=header["data"])
+        return cls(path, weights=header["weights"], data=header["data"], metrics=metrics)
 
     def __len__(self) -> int:
         """Return the number of scores."""
@@ -110,17 +116,15 @@ class ScoreBook:
             text = text[: text.rfind("\n") + 1]
             path.write_text(text)
         for number, line in enumerate(text.splitlines()[1:], start=2):
-            try:
+            with damage_of(path, ScoreBookError, f"is damaged in line {number}"):
                 row = loads(line)
                 if row == header:  # of another process, which began the file at the same time
                     continue
                 arch: Architecture = Architecture.from_json(row["architecture"])
-                self._rows[arch] = _tally(row)
-            except DAMAGE as error:
-                raise ScoreBookError(f"{str(path)!r}: line {number} is damaged ({error})") from None
+                self._rows[arch] = _tally(row, self._metrics)
 
 
-def _tally(row: Mapping[str, Any]) -> Tally:
+def _tally(row: Mapping[str, Any], metrics: Iterable[Metric]) -> Tally:
     """Read a row of either format: the first knew images alone."""
     examples = int(row["examples"])
     if examples < 1:
@@ -129,7 +133,12 @@ def _tally(row: Mapping[str, Any]) -> Tally:
         ACCURACY.name: row["correct"],
         LOSS.name: row["loss"] * examples,
     }
-    return Tally(examples, {str(name): float(found) for name, found in sums.items()})
+    tally = Tally(examples, {str(name): float(found) for name, found in sums.items()})
+    for metric in metrics:
+        value = tally.value(metric)
+        if math.isfinite(value) and not metric.allows(value):
+            raise ValueError(f"{metric.name} = {value:g}")
+    return tally
 
 
 def _empty(path: Path) -> bool:

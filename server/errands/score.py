@@ -74,7 +74,7 @@ def score_by_nodes(values: Mapping[str, Scalar], grid: Grid, progress: Progress)
             found.setdefault(errand.archs[number], []).append(tally)
     if not found:
         raise RunFolderError("no node scored anything: the reasons stand above")
-    book = ScoreBook(path, weights=weights, data=NODES)
+    book = ScoreBook(path, weights=weights, data=NODES, metrics=space.task.metrics)
     for arch in archs:
         if arch in found:
             book.put(arch, Tally.total(found[arch]))

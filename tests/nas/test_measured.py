@@ -170,9 +170,19 @@ def test_a_damaged_line_is_named(tmp_path: Path, row: str) -> None:
     path = tmp_path / "scores.jsonl"
     filled(path)
     spoil(path, 2, row)
-    with pytest.raises(ScoreBookError, match="line 3 is damaged") as caught:
+    with pytest.raises(ScoreBookError, match="line 3") as caught:
         book(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sums", [{"loss": 1.0}, {"accuracy": 9.0, "loss": 1.0}, {}, [1.0], 7])
+def test_so_is_one_that_the_task_cannot_be_read_from(tmp_path: Path, sums: object) -> None:
+    path = tmp_path / "scores.jsonl"
+    filled(path)
+    arch = json.loads(space().largest.to_json())
+    spoil(path, 2, json.dumps({"architecture": arch, "examples": 2, "sums": sums}))
+    with pytest.raises(ScoreBookError, match="line 3"):
+        ScoreBook.open(path, space().task.metrics)
 
 
 @pytest.mark.parametrize("rows", [1, 200])
