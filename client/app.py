@@ -35,6 +35,7 @@ from superfednas.common.words import one_line
 from superfednas.data import DataSettings
 from superfednas.wire.errands import ERRAND, PERSONALISE, SCORE, TRAIN
 from superfednas.wire.flat import numpy_dtype
+from superfednas.wire.meaning import MEANING, brief, told
 from superfednas.wire.npy import flat_fields, flat_numbers
 from superfednas.wire.order import (
     ARRAYS,
@@ -81,6 +82,7 @@ def query(message: Message, context: Context) -> Message:
         if on_a_node():  # an order may still name others: a resumed run has its own settings
             check_modules(node, {**context.run_config, **order})
         data = node_data(node, settings, int(order["seed"]))
+        answer[MEANING] = told(brief(data.task.meaning))
         answer["examples"] = len(data.train)
         if answer[TELL_SCORES]:
             answer["validation-examples"] = len(data.validation)

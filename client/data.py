@@ -7,6 +7,7 @@ from pathlib import Path
 
 from superfednas.client.allow import NotAllowedError, Pins
 from superfednas.client.node_config import (
+    CLASSES,
     DATA_CACHE,
     NAMED_DATA,
     Config,
@@ -15,6 +16,7 @@ from superfednas.client.node_config import (
     whole,
 )
 from superfednas.data import Dataset, DataSettings, Split, load_dataset, partition, partition_like
+from superfednas.data.images.classes import in_order
 from superfednas.wire.claims import shown
 
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -72,7 +74,8 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
 
     With ``partition-id`` and ``num-partitions`` in the node config, a part of the run's data set:
     training images by ``partition``, validation and test images in the same proportions of classes.
-    Otherwise all of ``data-path``, which may be anything that ``dataset`` accepts.
+    Otherwise all of ``data-path``, which may be anything that ``dataset`` accepts, its classes in
+    the order of ``classes``.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
     """
     if has_data_path(node_config):
         own = dataclasses.replace(settings, dataset=str(node_config["data-path"]), train_images=0)
-        return load_dataset(own)
+        data = load_dataset(own)
+        return in_order(data, str(node_config[CLASSES])) if CLASSES in node_config else data
     number, parts = part(node_config)
     return _parts(settings, parts, seed)[number]
 

@@ -19,10 +19,11 @@ LIMITS = {f"max-{name}": cost.title for name, cost in COSTS.items() if cost.told
 """Keys of a node's budget: a limit for every cost that an architecture alone tells."""
 ALLOW_MODULES = "allow-modules"
 _PROBED = ("max-macs", "max-params")
-DATA_CACHE, TELL_SCORES = "data-cache", "tell-scores"
+DATA_CACHE, TELL_SCORES, CLASSES = "data-cache", "tell-scores", "classes"
 KEYS = {
     "name": "the node's stable name; by default its partition-id",
     "data-path": "its data: FILE.npz, a folder of images, or what dataset takes",
+    CLASSES: "the run's classes in their order: NAME, or NAME=what its data call it",
     "partition-id": "without data-path: its part of the run's own data, from 0,",
     "num-partitions": "and the number of parts",
     "max-macs": "its budget: it gets no subnet with more multiply-accumulates,",
@@ -59,7 +60,7 @@ def check_node_config(config: Config) -> None:
         raise NodeConfigError(problem)
     node_name(config)
     texts = ("name", "data-path", "device-class", "state-dir", "allow")
-    for key in (*texts, DATA_CACHE, ALLOW_MODULES, "node-key", "peer-keys"):
+    for key in (*texts, CLASSES, DATA_CACHE, ALLOW_MODULES, "node-key", "peer-keys"):
         value = config.get(key, "-")
         text = isinstance(value, str) or (key == "name" and type(value) is int)
         if not text or not str(value).strip():
@@ -86,6 +87,8 @@ def check_node_config(config: Config) -> None:
     if has_data_path(config):
         _check_data_path(str(config["data-path"]))
     else:
+        if CLASSES in config:
+            raise NodeConfigError(f"{CLASSES}: without data-path the classes are the run's own")
         part(config)
 
 

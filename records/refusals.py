@@ -56,6 +56,7 @@ class Refusal(StrEnum):
     TOO_SMALL = "too-small"  # for every subnet that it could be assigned
     DEVICE_CLASS = "device-class"
     CLASS_COUNTS = "class-counts"
+    MEANING = "meaning"  # its labels or pixels stand for something else than the run's
     CLAIM = "claim"  # it says something of itself that cannot be
     UNKNOWN_LIMIT = "unknown-limit"  # on a cost that this run does not know
     # A start, or a run, that cannot continue

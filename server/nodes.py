@@ -24,6 +24,7 @@ from superfednas.flower.prompt_grid import has_all_nodes
 from superfednas.records.refusals import Refusal
 from superfednas.server.assign.answer import LIMIT, BadAnswer, answer_of, client_of, parts_of
 from superfednas.server.assign.client import Client, client_order
+from superfednas.server.assign.meanings import RunMeaning
 from superfednas.server.assign.policies import Policy
 from superfednas.server.journal.progress import Note
 from superfednas.server.round.exchange import exchange
@@ -76,6 +77,8 @@ class Roster:
         never.
     released
         Returns the names that an operator has released since the run began, in order.
+    meaning
+        What numbers stand for in the server's own data; None if it has none.
 
     Attributes
     ----------
@@ -95,15 +98,13 @@ class Roster:
         max_failures: int = 0,
         rest_rounds: int = 1,
         released: Callable[[], Sequence[str]] = tuple,
+        meaning: Mapping[str, str] | None = None,
     ) -> None:
-        self.space = space
-        self.policy = policy
-        self.device_shares = device_shares
-        self.question = question
-        self.note = note
-        self.timeout = timeout
+        self.space, self.policy = space, policy
+        self.device_shares, self.question = device_shares, question
+        self.note, self.timeout = note, timeout
         self.max_failures, self.rest_rounds = max_failures, rest_rounds
-        self._released = released
+        self._released, self._meaning = released, RunMeaning(meaning)
         self._obeyed = 0  # how many of the released names
         self._former: dict[str, int] = {}  # released name without an owner to whose it was
         self._known: dict[int, Client | None] = {}
@@ -137,6 +138,7 @@ class Roster:
             return self._usable
         self._ask(grid, [*(node for node in online if node not in self._known), *again])
         usable: dict[str, tuple[int, Client]] = {}
+        self._meaning.ask(filter(None, map(self._known.get, online)))
         for node in self._by_claim(online):
             client = self._known[node]
             if client is None:
@@ -144,6 +146,8 @@ class Roster:
             if client.name in usable:
                 who = f"{node} ({client.name!r})"  # its id: the name is another's
                 self._refuse(who, Refusal.NAME_TAKEN, "the name is claimed twice")
+            elif problem := self._meaning.problem(client):
+                self._refuse(repr(client.name), Refusal.MEANING, problem)
             elif not self.policy.eligible(client):
                 self._refuse(
                     repr(client.name),
@@ -280,6 +284,7 @@ class Roster:
             "holders": dict(self._holders),
             "former": dict(self._former),
             "obeyed": self._obeyed,
+            "meaning": self._meaning.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -289,6 +294,7 @@ class Roster:
         self._holders = dict(state.get("holders", {}))
         self._former = dict(state.get("former", {}))
         self._obeyed = int(state.get("obeyed", 0))
+        self._meaning.restore(state.get("meaning"))
 
     def wait_for(
         self, grid: Grid, least: int, seconds: float, *, wanted: str
@@ -314,6 +320,7 @@ class Roster:
                     f"{'is' if len(usable) == 1 else 'are'} there ({said})"
                 )
             time.sleep(0.5)
+        self._meaning.settled = True
         return usable
 
     @property

@@ -114,6 +114,7 @@ class SupernetStrategy:
             max_failures=settings.max_failures,
             rest_rounds=settings.rest_rounds,
             released=lambda: [] if run is None else released(run.path),
+            meaning=None if data is None else data.task.meaning,
         )
         self.late: Late[LateTask] = Late()
         bounds = Bounds(settings, self.space)
@@ -129,8 +130,7 @@ class SupernetStrategy:
         self._outgoing = Outgoing(settings.wire_dtype)
         self._exposition = Exposition("" if run is None else run.path.name)
         self._cuts = Cuts(self.space)
-        self._beta = settings.beta()
-        self._lr = settings.lr()
+        self._beta, self._lr = settings.beta(), settings.lr()
         self._sampling = Sampling(settings, self.roster, self.late)
         self._last_refusals: list[Refused] = []
         self._moved = False  # since the last checkpoint

@@ -5,6 +5,7 @@ scalars that it gives as :attr:`Task.options`; with its name (:attr:`Task.refere
 again on another machine.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -100,6 +101,21 @@ class Task(ABC):
     def options(self) -> Mapping[str, Any]:
         """The scalars that networks depend on: keyword arguments that make the task again."""
         return {}
+
+    @property
+    def meaning(self) -> Mapping[str, str]:
+        """What numbers stand for, by what they are: networks can be averaged only where all agree.
+
+        Values are JSON. By default how inputs are scaled and what their numbers name, and what the
+        outputs are.
+        """
+        found = {
+            f"numbers of {name}": [one.scale, one.offset, one.categories]
+            for name, one in self.inputs.items()
+            if one.scale or one.categories
+        }
+        named = {f"{name}": one.names for name, one in self.outputs.items() if one.names}
+        return {what: json.dumps(value) for what, value in {**found, **named}.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:

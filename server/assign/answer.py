@@ -18,6 +18,7 @@ from superfednas.wire.claims import (
     name_of,
     shown,
 )
+from superfednas.wire.meaning import MEANING, heard
 from superfednas.wire.order import CONFIG
 
 LIMIT = "max-"
@@ -124,7 +125,8 @@ def _client(name: str, answer: Answer, space: SearchSpace, shares: Mapping[str, 
             classes = class_counts_of("class-counts", classes, examples)
         except ClaimError as error:
             raise BadAnswer(Refusal.CLASS_COUNTS, str(error), name) from None
-    return Client(name, limits, examples, validation, classes, tells_scores)
+    meaning = heard(answer[MEANING]) if MEANING in answer else {}
+    return Client(name, limits, examples, validation, classes, tells_scores, meaning)
 
 
 def _told(cost: str) -> bool:

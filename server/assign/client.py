@@ -7,6 +7,7 @@ from superfednas.common.streams import Purpose, name_key, stream
 from superfednas.nas.cost.cost import cost
 from superfednas.supernet import Architecture, SearchSpace
 from superfednas.wire.claims import LONGEST_NAME
+from superfednas.wire.meaning import Meanings
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Client:
     tells_scores
         Whether it reports losses and scores of subnets (``tell-scores``); it is asked for none
         otherwise.
+    meaning
+        What the numbers of its examples stand for.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Client:
     validation: int | None = None
     classes: tuple[int, ...] | None = None
     tells_scores: bool = True
+    meaning: Meanings = field(default_factory=dict, hash=False)
 
     def can_hold(self, space: SearchSpace, arch: Architecture) -> bool:
         """Return whether an architecture is within the budget."""

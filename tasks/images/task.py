@@ -1,5 +1,6 @@
 """The task of image classification: pixels of 8 bits, cross-entropy, right answers."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -123,6 +124,12 @@ class Images(Task):
     def outputs(self) -> Mapping[str, Output]:
         """One logit a class."""
         return {LOGITS: Output((self.num_classes,), self.classes)}
+
+    @property
+    def meaning(self) -> Mapping[str, str]:
+        """The classes in the order of their labels, and the constants of the pixels."""
+        found = {"classes": self.classes, "pixel-mean": self.mean, "pixel-std": self.std}
+        return {what: json.dumps(value, ensure_ascii=False) for what, value in found.items()}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

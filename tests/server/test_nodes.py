@@ -340,6 +340,7 @@ def test_a_name_is_a_short_printable_text(name: Any) -> None:
         ({"problem": "a\nround 3: all is well"}, Refusal.NODE_PROBLEM),
         ({"device-class": "x" * 10**6}, Refusal.CLAIM),
         ({"device-class": 5}, Refusal.CLAIM),
+        ({"meaning": '{"classes": 5}'}, Refusal.CLAIM),
         ({"device-class": "phone"}, Refusal.DEVICE_CLASS),
         ({"class-counts": [0] * MOST_CLASSES + [5]}, Refusal.CLASS_COUNTS),
         ({"max-" + "x" * 10**6: 5}, Refusal.UNKNOWN_LIMIT),
