@@ -17,6 +17,7 @@ from superfednas.client.node_config import (
 )
 from superfednas.data import Dataset, DataSettings, Split, load_dataset, partition, partition_like
 from superfednas.data.images.classes import in_order
+from superfednas.data.natural import own_rows
 from superfednas.wire.claims import shown
 
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -73,7 +74,8 @@ def node_data(node_config: Config, settings: DataSettings, seed: int) -> Dataset
     """Return the node's own training, validation and test images.
 
     With ``partition-id`` and ``num-partitions`` in the node config, a part of the run's data set:
-    training images by ``partition``, validation and test images in the same proportions of classes.
+    training images by ``partition``, validation and test images in the same proportions of classes
+    (``natural``: the person's own).
     Otherwise all of ``data-path``, which may be anything that ``dataset`` accepts, its classes in
     the order of ``classes``.
 
@@ -102,14 +104,16 @@ def _parts(settings: DataSettings, parts: int, seed: int) -> list[Dataset]:
         drawn = partition_like(everything.strata(split), strata, rows, seed)
         return [split.take(part) for part in drawn]
 
+    if settings.partition == "natural":
+        own = own_rows(everything, rows, settings.validation_share)
+    else:
+        own = list(zip(rows, alike(everything.validation), alike(everything.test), strict=True))
+    bare = dataclasses.replace(everything, ids=None, held_ids={})
     return [
-        dataclasses.replace(everything, train=train, validation=validation, test=test, ids=None)
-        for train, validation, test in zip(
-            (everything.train.take(part) for part in rows),
-            alike(everything.validation),
-            alike(everything.test),
-            strict=True,
+        dataclasses.replace(
+            bare, train=everything.train.take(train), validation=validation, test=test
         )
+        for train, validation, test in own
     ]
 
 

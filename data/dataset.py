@@ -1,7 +1,7 @@
 """Examples in memory: three splits of one task."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -90,6 +90,8 @@ class Dataset:
         What is learned of them.
     ids
         Strings, (len(train),): the natural client of each training row, if the source gives it.
+    held_ids
+        ``validation`` and ``test`` to the same of their rows, where the source gives it.
 
     Raises
     ------
@@ -103,6 +105,7 @@ class Dataset:
     validation: Split
     test: Split
     ids: np.ndarray | None = None
+    held_ids: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -121,6 +124,13 @@ class Dataset:
                 f"{self.name}: natural ids have shape {self.ids.shape}; one a training "
                 f"row, ({len(self.train)},), is needed."
             )
+        for part, held in self.held_ids.items():
+            rows = len(getattr(self, part))
+            if held.shape != (rows,):
+                raise DataError(
+                    f"{self.name}: natural ids of {part} have shape {held.shape}; one a row, "
+                    f"({rows},), is needed."
+                )
 
     def strata(self, split: Split) -> np.ndarray:
         """Return the stratum of every row of a split, int64 (N,): of images their class."""

@@ -34,7 +34,9 @@ class DataSettings:
         10, "fewest training images a client may get (natural clients are as they are)", low=1
     )
     natural_id: str = setting(
-        "client", "natural clients: npz array '<natural-id>_train', or column of an hf: data set"
+        "client",
+        "natural clients: npz array '<natural-id>_train' (and _val, _test), or a column of "
+        "an hf: data set",
     )
     validation_share: float = setting(
         0.1,

@@ -83,7 +83,7 @@ def load_dataset(settings: DataSettings) -> Dataset:
         _constants("pixel-mean", settings.pixel_mean, mean, channels),
         _constants("pixel-std", settings.pixel_std, std, channels),
     )
-    found = Dataset(name, task, parts.train, validation, test, parts.ids)
+    found = Dataset(name, task, parts.train, validation, test, parts.ids, parts.held_ids)
     return _augmented(found, settings)
 
 

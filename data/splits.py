@@ -1,6 +1,7 @@
 """Fixed stratified splits: the same rows in every run, whatever its seed and row order by class."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ class Parts:
     test: Split | None
     classes: tuple[str, ...]
     ids: np.ndarray | None = None
+    held_ids: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def labels(self) -> np.ndarray:
@@ -97,13 +99,15 @@ def complete(
             f"hold out {' and '.join(sizes)}."
         )
     held = {"validation": parts.validation, "test": parts.test}
-    rows = np.arange(given)
+    rows, ids = np.arange(given), dict(parts.held_ids)
     for name, size in sizes.items():
         drawn = stratified(parts.labels[rows], size, name)
         held[name] = parts.train.take(rows[drawn])
+        if parts.ids is not None:
+            ids[name] = parts.ids[rows[drawn]]
         rows = np.delete(rows, drawn)
     if sizes:
-        parts = keep(parts, rows)
+        parts = replace(keep(parts, rows), held_ids=ids)
     assert held["validation"] is not None and held["test"] is not None
     return parts, held["validation"], held["test"]
 
@@ -111,7 +115,7 @@ def complete(
 def keep(parts: Parts, rows: np.ndarray) -> Parts:
     """Return the parts with only these training rows (and their natural ids)."""
     ids = None if parts.ids is None else parts.ids[rows]
-    return Parts(parts.train.take(rows), parts.validation, parts.test, parts.classes, ids)
+    return replace(parts, train=parts.train.take(rows), ids=ids)
 
 
 def sample_train(what: str, parts: Parts, count: int) -> Parts:

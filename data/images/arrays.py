@@ -53,7 +53,8 @@ def load_npz(settings: DataSettings, class_names: tuple[str, ...] = ()) -> Parts
     """Read ``x_train, y_train, x_test, y_test`` and, where present, the optional arrays.
 
     Images are uint8 or floats in [0, 1], (N, H, W) or (N, H, W, C); labels are integers, (N,).
-    Optional: ``x_val, y_val``; ``<natural-id>_train`` (one id a training row); ``class_names``.
+    Optional: ``x_val, y_val``; ``<natural-id>_train`` (one id a training row), and the same of
+    ``_val`` and ``_test``; ``class_names``.
     Without class names, the training labels must be 0 to C-1 without gaps; with them, a node's own
     data may lack some classes.
 
@@ -78,19 +79,19 @@ def load_npz(settings: DataSettings, class_names: tuple[str, ...] = ()) -> Parts
     _check_keys(file)
     train = _split(file, "train", settings.resize)
     classes = _classes(file)
-    ids = arrays.get(f"{settings.natural_id}_train")
-    if ids is not None and ids.shape != (len(train),):
-        raise DataError(
-            f"{path}: {settings.natural_id}_train has shape {ids.shape}; one id a training row, "
-            f"({len(train)},), is needed."
+    validation = _split(file, "val", settings.resize) if file.has("val") else None
+    test = _split(file, "test", settings.resize)
+    ids = {
+        part: _ids(file, f"{settings.natural_id}_{key}", len(split))
+        for part, key, split in (
+            ("train", "train", train),
+            ("validation", "val", validation),
+            ("test", "test", test),
         )
-    return Parts(
-        train,
-        _split(file, "val", settings.resize) if file.has("val") else None,
-        _split(file, "test", settings.resize),
-        classes,
-        None if ids is None else ids.astype(str),
-    )
+        if split is not None and f"{settings.natural_id}_{key}" in arrays
+    }
+    own = ids.pop("train", None)
+    return Parts(train, validation, test, classes, own, {} if own is None else ids)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -171,10 +172,33 @@ def _bytes(what: str, images: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def _ids(file: _File, key: str, rows: int) -> np.ndarray:
+    ids = file.arrays[key]
+    if ids.shape != (rows,):
+        raise DataError(
+            f"{file.path}: {key} has shape {ids.shape}; one id a row, ({rows},), is needed."
+        )
+    return np.array(_texts(file.path, key, ids))
+
+
+def _texts(path: Path, key: str, values: np.ndarray) -> tuple[str, ...]:
+    """Return names or ids as texts, also those that were written as bytes."""
+    if values.dtype.kind != "S":
+        return tuple(str(value) for value in values.ravel())
+    try:
+        return tuple(value.decode() for value in values.ravel())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {key} holds bytes that are no UTF-8 ({error}).") from None
+
+
 def _classes(file: _File) -> tuple[str, ...]:
     present = np.unique(file.labels("train"))
     if "class_names" in file.arrays:
-        count = len(names := tuple(str(name) for name in file.arrays["class_names"].ravel()))
+        names = _texts(file.path, "class_names", file.arrays["class_names"])
+        count = len(names)
+        if len(set(names)) < count:
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{file.path}: class_names holds {twice!r} twice; classes differ.")
     else:
         count = len(present)
         names = tuple(str(k) for k in range(count))

@@ -50,10 +50,14 @@ def load_hub(settings: DataSettings) -> Parts:
             raise DataError(f"{what}: split {wanted[part]} holds 0 images; at least 1 is needed.")
     pixels = stack(images, what)
     parts = {part: as_split(pixels[part], labels[part]) for part in labels}
-    ids = None
-    if settings.natural_id in splits["train"].column_names:
-        ids = np.array([str(value) for value in splits["train"][settings.natural_id][:]])
-    return Parts(parts["train"], parts.get("validation"), parts.get("test"), classes, ids)
+    ids = {
+        part: np.array([str(value) for value in splits[wanted[part]][settings.natural_id][:]])
+        for part in parts
+        if settings.natural_id in splits[wanted[part]].column_names
+    }
+    own = ids.pop("train", None)
+    held = {} if own is None else ids
+    return Parts(parts["train"], parts.get("validation"), parts.get("test"), classes, own, held)
 
 
 def _open(name: str, cache: Path) -> Any:

@@ -186,6 +186,20 @@ def test_npz_keeps_its_own_validation_and_names_and_ids(tmp_path: Path) -> None:
     assert data.ids is not None and data.ids[-1] == "3"
 
 
+def test_npz_class_names_of_bytes_are_those_of_texts(tmp_path: Path) -> None:
+    names = ["chat", "chien", "hibou", "élan"]
+    content = arrays() | {"class_names": np.array([name.encode() for name in names])}
+    assert load_dataset(save(tmp_path, content)).task.classes == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "names", [[b"a", b"b", b"c", b"\xff"], ["a", "b", "c", "a"]], ids=["no UTF-8", "twice"]
+)
+def test_npz_class_names_that_cannot_be_told_apart_or_read(names: list, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="class_names"):
+        load_dataset(save(tmp_path, arrays() | {"class_names": np.array(names)}))
+
+
 def test_npz_ids_follow_their_rows(tmp_path: Path) -> None:
     content = arrays()
     content["hand_train"] = np.array([f"{image[0, 0]}" for image in content["x_train"]])
@@ -244,7 +258,7 @@ BAD_ARRAYS = [
 
 @pytest.mark.parametrize(("content", "sentence"), BAD_ARRAYS)
 def test_bad_npz(content: dict[str, Any], sentence: str | None, tmp_path: Path) -> None:
-    sentence = sentence or r"client_train has shape \(3,\); one id a training row, \(200,\)"
+    sentence = sentence or r"client_train has shape \(3,\); one id a row, \(200,\)"
     with pytest.raises(DataError, match=sentence) as caught:
         load_dataset(save(tmp_path, content))
     assert "set.npz" in str(caught.value)
