@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from superfednas.common.settings import flatten
+from superfednas.data import DataSettings
 from superfednas.server.assign.client import Client
 from superfednas.wire.meaning import Meaning, brief
 
-_REMEDIES = {
-    "classes": 'classes="…" in its node config puts its classes in the run\'s order',
-    "pixel-mean": "pixel-mean and pixel-std, given to the run, hold for all",
-    "pixel-std": "pixel-mean and pixel-std, given to the run, hold for all",
-}
+_MAPPED = "classes"  # a key of node configs, too
+_SETTINGS = flatten(DataSettings()).keys()
 
 
 class RunMeaning:
@@ -38,7 +37,11 @@ class RunMeaning:
         for what, mine in client.meaning.items():
             there = (self._run or {}).get(what, mine)
             if there.digest != mine.digest:
-                remedy = f" ({_REMEDIES[what]})" if what in _REMEDIES else ""
+                remedy = ""
+                if what == _MAPPED:
+                    remedy = f' ({what}="…" in its node config puts its own in this order)'
+                elif what in _SETTINGS:
+                    remedy = f" (the setting {what}, given to the run, holds for all)"
                 return f"its {what}: {mine.shown}; the run's: {there.shown}{remedy}"
         return ""
 
