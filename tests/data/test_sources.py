@@ -316,7 +316,7 @@ def test_folder_of_classes_is_split_80_10_10(tmp_path: Path) -> None:
     check_disjoint(data, 100)
 
 
-@pytest.mark.parametrize("validation", ["val", "validation", None])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "dev", None])
 def test_folder_with_splits(tmp_path: Path, validation: str | None) -> None:
     draw_images(tmp_path / "train", mode="L")
     draw_images(tmp_path / "test", each=3, mode="L")
@@ -327,6 +327,37 @@ def test_folder_with_splits(tmp_path: Path, validation: str | None) -> None:
     sizes = [20, 4, 6] if validation else [18, 2, 6]
     assert [len(getattr(data, part)) for part in PARTS] == sizes
     assert data.task.in_channels == 1 and data.task.classes == ("a", "b", "c")
+
+
+def test_images_lie_as_deep_as_they_like_and_what_is_not_read_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_images(tmp_path, each=8)
+    draw_images(tmp_path / "b" / "monday", "xy", each=4)
+    (tmp_path / "b" / "monday" / "y" / "loop").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "0.JFIF")
+    (tmp_path / "a" / "1.heic").write_bytes(b"not read")
+    (tmp_path / "a" / "read me\x1b[2J.txt").write_text("nor this")
+    (tmp_path / ".DS_Store").write_text("hidden")
+    (tmp_path / "c").mkdir()
+    data = load_dataset(DataSettings(dataset=str(tmp_path), validation_share=0.125))
+    assert sum(len(getattr(data, part)) for part in PARTS) == 24
+    assert torch.bincount(data.train.targets["labels"], minlength=3)[2] == 0
+    said = capsys.readouterr().err
+    assert "3 files" in said and "1.heic" in said and "class c" in said
+    assert "DS_Store" not in said and "\x1b" not in said
+
+
+def test_a_folder_beside_the_splits_is_said_and_two_validations_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "test", "val", "holdout"):
+        draw_images(tmp_path / name, each=3)
+    load_dataset(DataSettings(dataset=str(tmp_path)))
+    assert "holdout" in capsys.readouterr().err
+    (tmp_path / "valid").mkdir()
+    with pytest.raises(DataError, match="val and valid"):
+        load_dataset(DataSettings(dataset=str(tmp_path), validation_share=0.2))
 
 
 def test_one_colour_image_makes_all_rgb(tmp_path: Path) -> None:

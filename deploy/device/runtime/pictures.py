@@ -12,7 +12,11 @@ from .fields import Input
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+PICTURES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".bmp", ".dib", ".gif"),
+    *(".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".ico"),
+    *(".qoi", ".sgi"),
+}
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
