@@ -23,7 +23,7 @@ DATA_CACHE, TELL_SCORES, CLASSES = "data-cache", "tell-scores", "classes"
 KEYS = {
     "name": "the node's stable name; by default its partition-id",
     "data-path": "its data: FILE.npz, a folder of images, or what dataset takes",
-    CLASSES: "the run's classes in their order: NAME, or NAME=what its data call it",
+    CLASSES: "the run's classes in order: NAME, or NAME=its own name",
     "partition-id": "without data-path: its part of the run's own data, from 0,",
     "num-partitions": "and the number of parts",
     "max-macs": "its budget: it gets no subnet with more multiply-accumulates,",

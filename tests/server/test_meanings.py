@@ -142,7 +142,7 @@ class Table(Task):
         "slope": Input((1,)),
     }
     outputs: ClassVar = {"slides": Output((2,), ("no", "yes"))}
-    metrics: ClassVar = (Metric("log-loss", "less"),)
+    metrics: ClassVar = (Metric("surprise", "less"),)
 
     def loss(self, outputs, targets, *, smoothing=0.0):
         raise NotImplementedError
