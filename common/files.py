@@ -6,6 +6,7 @@ Any number of writers may write one file at a time: the last one to end prevails
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,10 +57,14 @@ def write_whole(
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a name to write a file under, and move it to ``path`` at the end of the block.
 
-    If the block raises, ``path`` stays as it was.
+    Its permissions are those of any new file, whatever the block gives it. If the block raises,
+    ``path`` stays as it was.
     """
     with _part(path) as part:
+        part.touch(exist_ok=False)
+        mode = stat.S_IMODE(part.stat().st_mode)
         yield part
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from superfednas.common.files import written_whole
 from superfednas.deploy.device.fold_norms import fold
 from superfednas.deploy.device.runtime import model as runtime
 from superfednas.deploy.device.runtime.card import Card
@@ -255,7 +256,8 @@ def _write_safetensors(module: nn.Module, card: Card, read: Inputs, path: Path) 
         name: tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in measured_state(module).items()
     }
-    save_file(solid, path, {runtime.SAFETENSORS_CARD: card.to_json()})
+    with written_whole(path) as part:
+        save_file(solid, part, {runtime.SAFETENSORS_CARD: card.to_json()})
     return 0
 
 

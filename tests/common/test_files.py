@@ -2,13 +2,16 @@
 
 import errno
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from superfednas.common.files import remove_parts, write_whole, written_whole
+from superfednas.records.tensors import write_tensors
 
 
 def failing(*_: Any) -> None:
@@ -33,6 +36,22 @@ def test_a_failed_write_leaves_the_old_file(
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permissions_are_those_that_the_umask_leaves(tmp_path: Path, mask: int) -> None:
+    """safetensors gives its files 0600, so that nobody else could read a checkpoint."""
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "state.safetensors", {"w": torch.zeros(2)}, {})
+        write_whole(tmp_path / "text", "text")
+        with written_whole(tmp_path / "other") as part:
+            part.unlink()
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
 
 
 def refused(*_: Any) -> None:
