@@ -18,6 +18,7 @@ from superfednas.client.modules import check_modules
 from superfednas.client.node_config import (
     LIMITS,
     TELL_SCORES,
+    check_masked,
     flag,
     limits_of,
     node_name,
@@ -42,6 +43,7 @@ from superfednas.wire.order import (
     CONFIG,
     METRICS,
     PROTOCOL,
+    SECURE,
     STILL_THERE,
     SUBNET,
     TrainOrder,
@@ -77,7 +79,10 @@ def query(message: Message, context: Context) -> Message:
     try:
         answer[TELL_SCORES] = tells_scores(node)
         pins = pins_of(node)
-        pins.check(str(order.get(ERRAND, TRAIN)), order)
+        errand = str(order.get(ERRAND, TRAIN))
+        pins.check(errand, order)
+        if errand == TRAIN:
+            check_masked(node, masked=order.get(SECURE) is True)
         settings = within_reach(node, settings, pins, on_a_node=on_a_node())
         if on_a_node():  # an order may still name others: a resumed run has its own settings
             check_modules(node, {**context.run_config, **order})
@@ -102,6 +107,7 @@ def query(message: Message, context: Context) -> Message:
 @answered
 def train(message: Message, context: Context) -> Message:
     """Train the subnet that came with the message."""
+    check_masked(context.node_config, masked=PARTIES in _order(message))
     client, received, order = _client(message, context, TRAIN)
     (sent,), examples, metrics = client.fit(received, order)
     if PARTIES in order:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from superfednas.client.allow import PinError, Pins
+from superfednas.client.allow import NotAllowedError, PinError, Pins
 from superfednas.nas.cost.cost import COSTS
 from superfednas.wire.claims import ClaimError, count_of, limit_of, name_of, shown
 
@@ -20,6 +20,7 @@ LIMITS = {f"max-{name}": cost.title for name, cost in COSTS.items() if cost.told
 ALLOW_MODULES = "allow-modules"
 _PROBED = ("max-macs", "max-params")
 DATA_CACHE, TELL_SCORES, CLASSES = "data-cache", "tell-scores", "classes"
+PEER_KEYS = "peer-keys"
 KEYS = {
     "name": "the node's stable name; by default its partition-id",
     "data-path": "its data: FILE.npz, a folder of images, or what dataset takes",
@@ -36,7 +37,7 @@ KEYS = {
     "allow": "what a run may ask of it, in pins (below); the rest is refused",
     DATA_CACHE: "folder for data sets that it downloads (~/.superfednas/data)",
     "node-key": "secure aggregation: file of the key that signs for it",
-    "peer-keys": "secure aggregation: folder of NAME.pub that it believes",
+    PEER_KEYS: "it trains only masked: folder of NAME.pub that it believes",
     ALLOW_MODULES: "modules of its own that a run may name (several: comma)",
 }
 EXAMPLE = 'name="kitchen" data-path="/data/kitchen.npz"'
@@ -60,7 +61,7 @@ def check_node_config(config: Config) -> None:
         raise NodeConfigError(problem)
     node_name(config)
     texts = ("name", "data-path", "device-class", "state-dir", "allow")
-    for key in (*texts, CLASSES, DATA_CACHE, ALLOW_MODULES, "node-key", "peer-keys"):
+    for key in (*texts, CLASSES, DATA_CACHE, ALLOW_MODULES, "node-key", PEER_KEYS):
         value = config.get(key, "-")
         text = isinstance(value, str) or (key == "name" and type(value) is int)
         if not text or not str(value).strip():
@@ -71,7 +72,7 @@ def check_node_config(config: Config) -> None:
     flag(config, "tell-classes")
     tells_scores(config)
     pins_of(config)
-    for key in {"node-key", "peer-keys"} & config.keys():
+    for key in {"node-key", PEER_KEYS} & config.keys():
         _check_there(config, key)
     try:
         if "device-class" in config:
@@ -176,6 +177,21 @@ def pins_of(config: Config) -> Pins:
         return Pins.parse(str(config.get("allow", "")))
     except PinError as error:
         raise NodeConfigError(str(error)) from None
+
+
+def check_masked(config: Config, *, masked: bool) -> None:
+    """Refuse to send weights in plain for an operator who believes the peers, not the server.
+
+    Raises
+    ------
+    NotAllowedError
+        If the node has ``peer-keys`` and what it sends would not be masked.
+    """
+    if PEER_KEYS in config and not masked:
+        raise NotAllowedError(
+            "secure-aggregation = false: this node has peer-keys in its node config, and trains "
+            "only where the server learns nothing but sums"
+        )
 
 
 def tells_scores(config: Config) -> bool:

@@ -12,7 +12,7 @@ An operator can release a name: it then belongs to the next other node that says
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -45,7 +45,7 @@ def question_of(settings: Settings, errand: str) -> dict[str, Scalar]:
 
     ``errand`` is what it will be asked, one of :data:`superfednas.wire.errands.ERRANDS`.
     """
-    parts = (settings.data, settings.local, settings.tuning, settings.privacy)
+    parts = (settings.data, settings.local, settings.tuning, settings.privacy, settings.secure)
     asked = {key: value for part in parts for key, value in flatten(part).items()}
     return {**asked, "seed": settings.seed, ERRAND: errand}
 
@@ -131,9 +131,8 @@ class Roster:
         changed = self._release()
         online = sorted(grid.get_node_ids())
         now = time.monotonic()
-        again = (
-            [node for node in online if self._silent.get(node, now) < now] if self._silent else []
-        )
+        silent = self._silent
+        again = [node for node in online if silent.get(node, now) < now] if silent else []
         if not again and not changed and online == self._seen:
             return self._usable
         self._ask(grid, [*(node for node in online if node not in self._known), *again])
@@ -201,7 +200,8 @@ class Roster:
         before = self._holders.get(client.name)
         if client.name not in self._met:
             # Only in the log: hundreds of nodes would flood a terminal.
-            about = {key: value for key, value in asdict(client).items() if value not in (None, {})}
+            said = asdict(replace(client, meaning={}))
+            about = {key: value for key, value in said.items() if value not in (None, {})}
             self.note("", "joined", node=str(node), client=about.pop("name"), **about)
         elif before != node:
             gone = "" if before is None else f"; node {before} is not online"

@@ -21,6 +21,7 @@ PROTOCOL = 5
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 SUBNET = "subnet"
 STILL_THERE = "still-there"  # a query that asks for nothing but an answer
+SECURE = "secure-aggregation"  # a setting that a node is told before it is asked to train
 PRECISIONS = ("float32", "bfloat16")
 DEFAULT_SPACE = "resnet-tiny"
 # Far above what is trained; a file that says more would only use up this machine's memory.

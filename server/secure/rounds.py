@@ -154,7 +154,9 @@ class SecureRounds:
             votes.update(distrusted)
             if distrusted:
                 names = ", ".join(parties.parties[number].name for number in sorted(distrusted))
-                raise BadReply(Refusal.NOT_UNMASKED, f"it does not believe the keys of {names}")
+                raise BadReply(
+                    Refusal.NOT_UNMASKED, f"no key in its peer-keys has signed for {names}"
+                )
             return shares_in(reply, parties)
 
         given = dict(self._ask(now.places, SHARES, lambda _: common, read))

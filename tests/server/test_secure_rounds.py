@@ -16,6 +16,7 @@ from superfednas.flower.local_grid import LocalGrid
 from superfednas.records.lines import read_row
 from superfednas.records.refusals import Refusal
 from superfednas.server.flower_strategy import FlowerStrategy
+from superfednas.server.nodes import RosterError
 from superfednas.server.settings import check_settings
 from tests.support.bad_clients import bad_client, raising, spoil, wrong_shape
 from tests.support.rows import lines
@@ -347,6 +348,28 @@ def test_nodes_that_do_not_believe_the_server_do_not_take_any_terms(more, tmp_pa
         values |= {"beta-start": 0.999}
     secure = train(values, clients=5, nodes=nodes, stalls=True)
     assert same(secure.state, secure.space.init(3))
+
+
+@pytest.mark.attack
+def test_nodes_that_believe_their_peers_alone_train_for_no_server_in_plain(tmp_path) -> None:
+    nodes = keyed(tmp_path, "01234")
+    with pytest.raises(RosterError, match="peer-keys"):
+        train(FIVE, clients=5, nodes=nodes)
+
+
+@pytest.mark.attack
+def test_nor_for_one_that_says_that_it_would_be_masked(tmp_path) -> None:
+    def lied_to(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == MessageType.QUERY:
+            order = {**message.content["config"], "secure-aggregation": True}
+            message.content["config"] = ConfigRecord(order)
+        return client_app(message, context)
+
+    recorder = Recorder(lied_to)
+    nodes = keyed(tmp_path, "01234")
+    plain = train(FIVE, recorder, clients=5, nodes=nodes, stalls=True)
+    assert set(codes(plain).values()) == {Refusal.NOT_ALLOWED}
+    assert not any("arrays" in reply.content for reply in recorder.sent.values())
 
 
 @pytest.mark.attack
