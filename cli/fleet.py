@@ -43,9 +43,7 @@ def run(
     app_dir: Annotated[Path, typer.Option("--app", help="The app's folder.")] = Path(),
     attempts: Annotated[
         int,
-        typer.Option(
-            min=1, help="Give up after this many starts in a row without a finished round."
-        ),
+        typer.Option(min=1, help="Give up after this many starts in a row that used no reply."),
     ] = 10,
     patience: Annotated[
         float,

@@ -31,7 +31,7 @@ class Event(StrEnum):
 
     STARTED = "started"  # in a folder
     RESUMED = "resumed"  # after a round
-    ROUND = "round"  # is finished
+    ROUND = "round"  # is finished, and a reply was used
     REFUSED = "refused"  # a client's reply
     MISSING = "missing"  # a client's reply
     LEFT_OUT = "left-out"  # a node

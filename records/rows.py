@@ -131,6 +131,11 @@ class RoundRow:
         return [client for client in self.clients if client.accepted]
 
     @property
+    def folded(self) -> bool:
+        """Whether any reply was used, to this round or to an earlier one."""
+        return bool(self.accepted) or any(late.folded for late in self.late)
+
+    @property
     def refused(self) -> list[ClientRow]:
         """The clients whose replies are missing or were refused."""
         return [client for client in self.clients if not client.accepted]

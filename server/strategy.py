@@ -174,8 +174,8 @@ class SupernetStrategy:
                 row = self._round(number, grid)
                 idle += not row.accepted
                 failed = 0 if row.accepted else failed + 1
-                hope = self.roster.hope(failed) or (self._secure and self._secure.searching)
-                if failed >= _FAILED_ROUNDS and not hope:
+                searching = self._secure is not None and self._secure.searching
+                if failed >= _FAILED_ROUNDS and not (searching or self.roster.hope(failed)):
                     raise TrainingStalled(failed, self._last_refusals)
             if idle == rounds:  # a run that has trained nothing
                 raise TrainingStalled(idle, self._last_refusals)
@@ -220,7 +220,7 @@ class SupernetStrategy:
         if self.run_folder is not None:
             # The round after the next overwrites the memory of the last checkpoint's state.
             self.run_folder.settle()
-        self._moved |= bool(row.accepted or any(late.folded for late in row.late))
+        self._moved |= row.folded
         due = number % self.settings.checkpoint_every == 0 or number == self.settings.rounds
         if due and self._moved:  # else it would be the one before, and push out an older one
             self._checkpoint(number)

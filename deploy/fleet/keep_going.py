@@ -37,7 +37,7 @@ def keep_going(
     run_config
         Further settings, as ``flwr run --run-config`` takes them.
     attempts
-        How many starts in a row may end without finishing a round.
+        How many starts in a row may end without a round that used a reply.
     patience
         Seconds to wait for a SuperLink that does not answer.
     note
@@ -48,7 +48,7 @@ def keep_going(
     SuperLinkError
         If somebody stopped the run, no start succeeds, the SuperLink stays away, or the first start
         is refused: because of the SuperLink's certificate, by the SuperLink, or by the app before a
-        first round. Repeating it would not help.
+        reply was used. Repeating it would not help.
     """
     number = in_vain = 0
     while in_vain < attempts:
@@ -80,7 +80,7 @@ def keep_going(
                 _wait(link, patience, note)
             _wait_for_end(link, run)
             time.sleep(min(_PAUSE * 2**in_vain, _LONGEST_PAUSE))
-    raise SuperLinkError(f"the run has failed: {attempts} starts in a row have finished no round")
+    raise SuperLinkError(f"the run has failed: {attempts} starts in a row have used no reply")
 
 
 def _refuse(link: SuperLink, error: SuperLinkError) -> None:

@@ -51,7 +51,7 @@ class Ending:
     error
         The app's own error message; empty if it was killed or nothing is wrong.
     first, last
-        The last finished round when it started and when it ended; 0 before the first.
+        The last round that used a reply when it started and when it ended; 0 before the first.
     at_work
         The run that kept this one from its run folder; empty where none did.
     """

@@ -59,7 +59,8 @@ class Progress:
     def round(self, row: RoundRow) -> None:
         """Report a finished round."""
         self.write(self.describe(row))
-        self._announce("round", {"round": row.round})
+        if row.folded:
+            self._announce("round", {"round": row.round})
 
     def evaluation(self, row: EvaluationRow) -> None:
         """Report an evaluation of the ladder."""

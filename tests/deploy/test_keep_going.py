@@ -119,7 +119,7 @@ def test_a_failed_run_is_started_again_once_flower_calls_it_ended(
 def test_what_ends_it_for_good(go: Callable[..., list[str]]) -> None:
     with pytest.raises(SuperLinkError, match="run 1 was stopped"):
         go(Link(["finished:stopped"]))
-    with pytest.raises(SuperLinkError, match="2 starts in a row have finished no round"):
+    with pytest.raises(SuperLinkError, match="2 starts in a row"):
         go(Link(["finished:failed"] * 2), attempts=2)
     with pytest.raises(SuperLinkError, match="has not answered for 10 s"):
         go(Link(["finished:failed"], away=99))
@@ -157,6 +157,16 @@ def test_starts_that_finish_rounds_are_not_counted(go: Callable[..., list[str]])
     going = [Ending("finished:failed", "", n, n + 2) for n in range(20)]
     link = Link([*going, "finished:failed", "finished:completed"])
     assert "start 22: run 22" in go(link, attempts=2)
+
+
+def test_starts_whose_rounds_use_no_reply_are_in_vain(go: Callable[..., list[str]]) -> None:
+    """Their rounds are not announced; a run that never uses one has something wrong with it."""
+    stalled = "no usable reply in 3 rounds: secure aggregation needs 3"
+    with pytest.raises(SuperLinkError, match=stalled):
+        go(Link([Ending("finished:failed", stalled)]))
+    later = [Ending("finished:failed", stalled, 4, 4)] * 3
+    with pytest.raises(SuperLinkError, match="3 starts in a row"):
+        go(Link([Ending("finished:failed", "", 0, 4), *later]))
 
 
 def test_a_start_that_is_at_work_is_followed(go: Callable[..., list[str]]) -> None:

@@ -111,6 +111,7 @@ def test_a_run_that_goes_on_says_after_which_round(
     first = announced(capsys)
     assert (first[-1].event, first[-1].refusal) == (Event.ERROR, Refusal.STALLED)
     assert first[-1].causes == (Refusal.RAISED,)
+    assert [each.round for each in first if each.event == Event.ROUND] == [1]
     as_flower(values)
     said = announced(capsys)
     # Rounds that changed nothing are not kept, but trained again.
