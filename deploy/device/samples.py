@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+from superfednas.common.words import one_line
 from superfednas.data import Dataset
 from superfednas.deploy.device.runtime.errors import DeployError
 from superfednas.tasks.images import Images
+
+_NO_FILE = str.maketrans(dict.fromkeys('<>:"/\\|?*', "-"))
+_LONGEST = 50  # characters: at most 200 bytes, of the 255 that file systems take
 
 
 def write_pictures(data: Dataset, folder: Path, count: int) -> list[Path]:
@@ -34,9 +38,14 @@ def write_pictures(data: Dataset, folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for row in in_turn:
-        name = data.task.classes[int(labels[row])].replace("/", "-")
+        name = _file_name(data.task.classes[int(labels[row])])
         path = folder / f"{name}-{row:05d}.png"
         pixels = data.validation.fields["images"][row].permute(1, 2, 0).squeeze(2).numpy()
         Image.fromarray(pixels).save(path)
         written.append(path)
     return written
+
+
+def _file_name(text: str) -> str:
+    """Return a class's name as the beginning of a file's, on any system."""
+    return one_line(text, _LONGEST).translate(_NO_FILE).lstrip(".") or "-"

@@ -1,6 +1,8 @@
 """Texts of strangers on all the ways by which they reach a terminal, a log or a page."""
 
+import ast
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -14,7 +16,9 @@ from superfednas import cli
 from superfednas.cli.common import say, show
 from superfednas.common.terminal import Terminal
 from superfednas.common.words import one_line
+from superfednas.deploy.device.runtime.about import print_about
 from superfednas.deploy.device.runtime.classify import Result, print_results
+from superfednas.deploy.device.runtime.fields import Input
 from superfednas.deploy.doctor.finding import FAULT, Finding
 from superfednas.deploy.doctor.main import describe
 from superfednas.deploy.fleet.superlink import SuperLink
@@ -28,7 +32,9 @@ from superfednas.server.errands.personalise import print_personal
 from superfednas.server.journal.progress import LiveProgress, Progress
 from superfednas.server.journal.prometheus import Exposition
 from superfednas.server.journal.summary import print_finale
+from tests.support.exports import picture_card
 from tests.support.hostile import HOSTILE, assert_harmless
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.attack
 
@@ -103,6 +109,33 @@ def test_what_a_device_says_of_a_downloaded_model(text: str) -> None:
     assert_harmless(out.getvalue() + err.getvalue())
     assert len(out.getvalue().splitlines()) == 3 and len(err.getvalue().splitlines()) == 2
     assert json.loads(out.getvalue().splitlines()[1])["answers"][0]["class"] == text
+
+
+@given(text=HOSTILE)
+def test_what_a_device_says_a_model_reads_and_answers(text: str) -> None:
+    soil = Input((), "int64", categories=(text, f"{text} {5_000 * 'd'}"))
+    pictures = picture_card(classes=(text, "d" * 5_000))
+    card = dataclasses.replace(pictures, task=text, inputs={text: soil, **pictures.inputs})
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        print_about(card)
+        print_about(card, as_json=True)
+    *lines, as_json = out.getvalue().splitlines()
+    assert_harmless(out.getvalue())
+    assert [line.split()[0] for line in lines] == ["task", "files", "reads", "reads", "answers"]
+    assert max(map(len, lines)) < 1_000
+    assert json.loads(as_json)["outputs"]["logits"]["names"] == [text, "d" * 5_000]
+
+
+def test_a_device_prints_no_text_that_has_not_passed_one_function() -> None:
+    """Texts of a model are printed as ``one_line`` or ``printable_json`` give them."""
+    for path in (ROOT / "deploy" / "device" / "runtime").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "print":
+                for given in call.args:
+                    names = {node.id for node in ast.walk(given) if isinstance(node, ast.Name)}
+                    harmless = names & {"one_line", "printable_json", "shown", "row", "number"}
+                    assert not names or harmless, (path.name, call.lineno)
 
 
 @given(text=HOSTILE)

@@ -43,6 +43,32 @@ def test_pictures_are_spread_over_the_classes(count: int, each: list[int], tmp_p
     assert sorted(Counter(path.name[0] for path in written).values()) == each
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "name",
+    [
+        "d" * 5_000,
+        "字" * 5_000,
+        "../../up",
+        "..",
+        "a\nrun folder: /etc",
+        "\x1b[2J",
+        "\u202ecross",
+        "C:\\x",
+        "",
+    ],
+)
+def test_a_class_of_any_name_has_harmless_files(name: str, tmp_path: Path) -> None:
+    written = write_pictures(data(1, [0, 1], (name, "c")), tmp_path / "out", 2)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in written
+    )
+    for path in written:
+        assert path.name.isprintable() and len(path.name.encode()) <= 255
+        assert not set(path.name) & set('<>:"/\\|?*') and path.name[0] != "."
+        assert Image.open(path).size == (6, 6)
+
+
 def test_a_small_class_runs_out(tmp_path: Path) -> None:
     written = write_pictures(data(1, [0, 0, 0, 1]), tmp_path, 9)
     assert Counter(path.name[0] for path in written) == {"a": 3, "c": 1}

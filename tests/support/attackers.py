@@ -37,6 +37,7 @@ KINDS = {
     "flower/test_signatures.py": "apps that nobody signed",
     "common/test_words.py": "terminals and logs",
     "cli/test_hostile_texts.py": "terminals and logs",
+    "deploy/test_samples.py": "terminals and logs",
     "cli/test_damaged_files.py": "damaged files",
 }
 
