@@ -67,7 +67,7 @@ class Refusal(StrEnum):
     UNTRUSTED_CODE = "untrusted-code"  # a file names a module that nobody has trusted
 
 
-# What is refused with these, with others, for no fault of its own
+# A reply refused with one of these was usable: the round that it belonged to was given up
 BLAMELESS = frozenset({Refusal.MERGED, Refusal.NOT_UNMASKED})
 
 _FLOWER = {

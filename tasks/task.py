@@ -114,7 +114,7 @@ class Task(ABC):
             for name, one in self.inputs.items()
             if one.scale or one.categories
         }
-        named = {f"{name}": one.names for name, one in self.outputs.items() if one.names}
+        named = {name: one.names for name, one in self.outputs.items() if one.names}
         return {what: json.dumps(value) for what, value in {**found, **named}.items()}
 
     @property

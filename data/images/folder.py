@@ -108,9 +108,9 @@ def _read(
             try:
                 with Image.open(path) as picture:
                     images.append(decode(picture, str(path), resize))
+            except DataError:
+                raise
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                if isinstance(error, DataError):
-                    raise
                 raise DataError(
                     f"{path}: the image cannot be read ({error}); repair or remove it."
                 ) from error
@@ -123,7 +123,8 @@ def _read(
     if skipped:
         files = "1 file is" if len(skipped) == 1 else f"{len(skipped):,} files are"
         _note(folder, f"{files} not read, for instance {skipped[0].relative_to(folder)}")
-    if empty := [name for name in classes if classes.index(name) not in labels]:
+    there = set(labels)
+    if empty := [name for k, name in enumerate(classes) if k not in there]:
         _note(folder, f"there is no image of the class {', '.join(empty[:_SHOWN])}")
     return images, np.array(labels)
 

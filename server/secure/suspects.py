@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from hashlib import sha256
 
+from superfednas.common.streams import name_key
 from superfednas.wire.secure.cells import FEW
 
 
@@ -26,8 +26,8 @@ class Suspects:
         Those in the fewest spoilt sums are taken first, the others by a draw of the round's.
         """
 
-        def turn(name: str) -> tuple[int, bytes]:
-            return self._spoilt[name], sha256(f"{number}/{name}".encode()).digest()
+        def turn(name: str) -> tuple[int, int]:
+            return self._spoilt[name], name_key(f"{number}/{name}")
 
         suspects = sorted((name for name in names if self._spoilt[name]), key=turn)
         cleared = len(names) - len(suspects)

@@ -61,6 +61,9 @@ def test_every_row_of_a_client_is_its_own_and_none_is_in_two_splits(
     data = picture_set("toy", parts.train, validation, test, parts.classes, ids=parts.ids)
     data = dataclasses.replace(data, held_ids=parts.held_ids)
     assert data.ids is not None
+    for part in {"validation", "test"} - given_parts:  # held out of train: whose rows is known
+        made_by = getattr(data, part).fields["images"][:, 0, 0, 0].tolist()
+        assert data.held_ids[part].astype(int).tolist() == made_by
     there = np.unique(data.ids)
     chosen = DataSettings(partition="natural", validation_share=share)
     rows = partition(data, chosen, len(there), 0)
