@@ -1,4 +1,4 @@
-"""What numbers stand for is compared between nodes: who differs is left out, by name."""
+"""Meanings compared between nodes: one that counts classes otherwise is left out by name."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who spoils masked sums is found by doing without some: laws over simulated rounds."""
+"""Suspects of spoilt sums are found by doing without some: laws over simulated rounds."""
 
 import math
 
