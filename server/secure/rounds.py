@@ -154,9 +154,8 @@ class SecureRounds:
             votes.update(distrusted)
             if distrusted:
                 names = ", ".join(parties.parties[number].name for number in sorted(distrusted))
-                raise BadReply(
-                    Refusal.NOT_UNMASKED, f"no key in its peer-keys has signed for {names}"
-                )
+                why = f"no key in its peer-keys has signed for {names}"
+                raise BadReply(Refusal.NOT_UNMASKED, why)
             return shares_in(reply, parties)
 
         given = dict(self._ask(now.places, SHARES, lambda _: common, read))
@@ -255,9 +254,8 @@ class SecureRounds:
         def take(index: int, reply: Message) -> None:
             recovery.take(reply, now.places.index(index))
 
-        answered = 0
-        for _ in self._ask(places, UNMASK, question, take, recovery.complete, keep=True):
-            answered += 1
+        answers = self._ask(places, UNMASK, question, take, recovery.complete, keep=True)
+        answered = sum(1 for _ in answers)
         names = ", ".join(self._names(places))
         if not recovery.complete():
             spoilers = [now.places[number] for number in sorted(recovery.spoilt)]
@@ -301,11 +299,11 @@ class SecureRounds:
 
     def _in_turn(self, places: Sequence[int]) -> list[int]:
         """Return those that a round takes while it is not known who has spoilt the last ones."""
-        waiting = self._suspects.without(self._names(places), self._now.plan.round)
-        left = [i for i in places if self._now.plan.orders[i].name in waiting]
+        names = self._suspects.without(self._names(places), self._now.plan.round)
+        left = [i for i in places if self._now.plan.orders[i].name in names]
         if left:
-            names, why = ", ".join(self._names(left)), "until it is known who spoils the sums"
-            self._give_up(left, Refusal.NOT_UNMASKED, f"{names}: left out {why}", "goes on")
+            why = f"{', '.join(sorted(names))}: left out until it is known who spoils the sums"
+            self._give_up(left, Refusal.NOT_UNMASKED, why, "goes on")
         return [index for index in places if index not in left]
 
     def _suspect(self, places: Sequence[int]) -> None:

@@ -113,9 +113,9 @@ def test_what_a_device_says_of_a_downloaded_model(text: str) -> None:
 
 @given(text=HOSTILE)
 def test_what_a_device_says_a_model_reads_and_answers(text: str) -> None:
-    soil = Input((), "int64", categories=(text, f"{text} {5_000 * 'd'}"))
+    ground = Input((), "int64", categories=(text, f"{text} {5_000 * 'd'}"))
     pictures = picture_card(classes=(text, "d" * 5_000))
-    card = dataclasses.replace(pictures, task=text, inputs={text: soil, **pictures.inputs})
+    card = dataclasses.replace(pictures, task=text, inputs={text: ground, **pictures.inputs})
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         print_about(card)
